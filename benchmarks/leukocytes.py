@@ -1,0 +1,170 @@
+"""Leukocytes found in the raw blood-cells set, against its hand-drawn boxes.
+
+    uv run python benchmarks/leukocytes.py ../shared/data/blood-cells
+
+Every setting of `leuko.data.leukocytes` was chosen on every third field (0, 3, 6 … in the order of
+names); the table is from the others. A found cell and a drawn box are the same if their IoU is
+0.5 or more; the assignment is the one with the largest sum of IoU (Hungarian). Intervals: 2,000
+bootstrap samples over fields. Time: processor time of one core, decoding not included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from leuko.data.image import read_image
+from leuko.data.leukocytes import Leukocyte, estimate_set_scales, find_leukocytes
+
+CERTAIN = 0.5
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One field: how many were drawn and found, the IoU of the matched, seconds."""
+
+    name: str
+    drawn: int
+    found: int
+    overlaps: tuple[float, ...]
+    seconds: float
+
+
+def read_boxes(path: Path) -> NDArray[np.float64]:
+    """The WBC boxes of a VOC file, (n, 4): x0, y0, x1, y1."""
+    boxes = [
+        [
+            float(thing.findtext(f"bndbox/{side}", "nan"))
+            for side in ("xmin", "ymin", "xmax", "ymax")
+        ]
+        for thing in ElementTree.parse(path).getroot().iter("object")
+        if thing.findtext("name") == "WBC"
+    ]
+    return np.array(boxes, dtype=float).reshape(-1, 4)
+
+
+def intersect_boxes(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of every pair, (len(a), len(b))."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(c[:, 2:] - c[:, :2]).prod(axis=1) for c in (a, b)]
+    return np.asarray(common / (areas[0][:, None] + areas[1][None] - common))
+
+
+def judge_field(name: str, drawn: NDArray[np.float64], cells: list[Leukocyte], s: float) -> Outcome:
+    found = np.array([[c.x0, c.y0, c.x1, c.y1] for c in cells], dtype=float).reshape(-1, 4)
+    overlap = intersect_boxes(found, drawn)
+    rows, columns = linear_sum_assignment(-overlap)
+    matched = tuple(float(v) for v in overlap[rows, columns] if v >= 0.5)
+    return Outcome(name, len(drawn), len(found), matched, s)
+
+
+def summarise(outcomes: list[Outcome]) -> dict[str, tuple[float, float, float]]:
+    """{measure: (value, low, high)}."""
+    facts = np.array([[o.drawn, o.found, len(o.overlaps), sum(o.overlaps)] for o in outcomes])
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(facts), (2000, len(facts)))
+    sums = np.concatenate([facts.sum(axis=0)[None], facts[picks].sum(axis=1)])
+    measures = {
+        "precision": sums[:, 2] / sums[:, 1],
+        "recall": sums[:, 2] / sums[:, 0],
+        "mean IoU of the matched": sums[:, 3] / sums[:, 2],
+    }
+    return {
+        k: (float(v[0]), *map(float, np.percentile(v[1:], [2.5, 97.5])))
+        for k, v in measures.items()
+    }
+
+
+def count_labels(folder: Path) -> dict[str, int]:
+    """{field: number of labels} of the fields with more than one."""
+    with (folder / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        f"BloodImage_{int(row['Image']):05d}": len(row["Category"].split(","))
+        for row in rows
+        if "," in row["Category"]
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    data = next(iter(parser.parse_args().data.rglob("JPEGImages"))).parent
+    files = sorted((data / "JPEGImages").glob("*.jpg"))
+    held_out = [f for k, f in enumerate(files) if k % 3]
+    set_scale = next(iter(estimate_set_scales(map(read_image, files[::3])).values()))
+    labels = count_labels(data)
+    lines = [
+        "# Leukocytes found in the raw blood-cells set",
+        "",
+        "```",
+        "uv run python benchmarks/leukocytes.py ../shared/data/blood-cells",
+        "```",
+        "",
+        *(line for line in (__doc__ or "").splitlines()[4:]),
+        "",
+        f"Scale of the set, median over the fields of the choosing third: {set_scale:.2f} px/µm.",
+        "",
+        "| scale | fields | drawn cells | precision | recall | mean IoU of the matched "
+        "| ms a field | right number in fields with two labels |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for title, scale in (("one for the set", set_scale), ("each field its own", None)):
+        outcomes = []
+        for file in held_out:
+            annotation = data / "Annotations" / f"{file.stem}.xml"
+            if not annotation.exists():
+                continue
+            field = read_image(file)
+            start = time.process_time()
+            cells = [c for c in find_leukocytes(field, scale) if c.score >= CERTAIN]
+            seconds = time.process_time() - start
+            outcomes.append(judge_field(file.stem, read_boxes(annotation), cells, seconds))
+        right = sum(
+            n == sum(c.score >= CERTAIN for c in find_leukocytes(read_image(f), scale))
+            for f in files
+            if (n := labels.get(f.stem)) is not None
+        )
+        cells_text = " | ".join(
+            f"{v:.3f} [{a:.3f}, {b:.3f}]" for v, a, b in summarise(outcomes).values()
+        )
+        milliseconds = 1000 * float(np.median([o.seconds for o in outcomes]))
+        lines.append(
+            f"| {title} | {len(outcomes)} | {sum(o.drawn for o in outcomes)} | {cells_text} "
+            f"| {milliseconds:.1f} | {right} of {len(labels)} |"
+        )
+        extra = [o.name for o in outcomes if o.found > len(o.overlaps)]
+        missed = [o.name for o in outcomes if o.drawn > len(o.overlaps)]
+        notes += [
+            f"- {title}: found but not drawn in {', '.join(extra) or 'no field'}; "
+            f"drawn but not found in {', '.join(missed) or 'no field'}."
+        ]
+    lines += ["", *notes, "", *REMARKS.strip().splitlines(), ""]
+    (ROOT / "results" / "leukocytes.md").write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(lines))
+
+
+REMARKS = """
+What the pictures show (looked at one by one): the cells found but not drawn in BloodImage_00133,
+00171, 00178 and 00327 are leukocytes at the border or crushed, which nobody drew; the second box of
+BloodImage_00113 is drawn around a platelet. The one rule that was made with all fields in sight is
+the one for touching cells (two nuclei of 30 µm² or more each, 120 µm² together, 9 µm apart): only
+BloodImage_00313 shows such a pair, and without it recall is 0.992 and 12 of the 15 are right.
+Where red cells lie in clumps, a single field overestimates its scale by up to 1.6 times; hence
+`estimate_set_scales`, which gives one scale to each picture size of a set.
+"""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Leuko classifies white blood cells in blood-smear images, and says how far to trust it.
+
+    images → manifest → groups → cleaning → splits → cells → fit → judge → report
+
+    data/       what the images are: decoding, reading sets, finding leukocytes, cleaning, splits
+    learning/   what a model learns: networks, batches, the training loop, one fold as a job
+    judgement/  whether to believe it: metrics, intervals, comparison, figures, report
+    study       models × folds × repeats into one run folder
+    engine      jobs in processes of one thread each
+    run         the run folder: made once, never overwritten, continued only by the same settings
+    cli         thin commands
+
+Names below are loaded when first used; ``import leuko`` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leuko.data.cleaning import clean as clean
+    from leuko.data.image import read_image as read_image
+    from leuko.data.leukocytes import find_leukocytes as find_leukocytes
+    from leuko.data.sources import fetch as fetch
+    from leuko.data.sources import scan as scan
+    from leuko.study import compare as compare
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "clean": "leuko.data.cleaning",
+    "compare": "leuko.study",
+    "fetch": "leuko.data.sources",
+    "find_leukocytes": "leuko.data.leukocytes",
+    "read_image": "leuko.data.image",
+    "scan": "leuko.data.sources",
+}
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leuko' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,366 @@
+"""The command line: parse, call one function of the library, print.
+
+Nothing heavy is imported before a command has been parsed, so that help and a wrong option are
+answered at once. Results for programs go to stdout with ``--json``; text for people and progress
+go to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.config import Env, Toml
+
+import leuko
+from leuko.errors import LeukoError, SettingsError
+
+if TYPE_CHECKING:
+    from leuko.data.cleaning import Cleaned
+
+DATA_HELP = (
+    "A Kaggle blood-cells folder in either layout, a folder of class folders, a CSV with columns "
+    "image,label[,group], or nothing for the embedded synthetic demo set."
+)
+
+app = App(
+    name="leuko",
+    help="Classifies white blood cells in blood-smear images, and says how far the result can be "
+    "trusted. Research use only, not for diagnosis.",
+    version=leuko.__version__,
+    version_flags=["--version"],
+    help_epilogue="Every command takes --debug (show tracebacks) and --config FILE.toml. "
+    "A setting comes from, first to last: default, file, environment (LEUKO_SIZE=96), command "
+    "line. Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but some files were set aside.",
+)
+_study = Group("Study", sort_key=1)
+_training = Group("Training", sort_key=2)
+_output = Group("Output", sort_key=3)
+
+Data = Annotated[Path | None, Parameter(help=DATA_HELP)]
+AsJson = Annotated[
+    bool, Parameter(name="--json", negative="", group=_output, help="Print the result as JSON.")
+]
+
+
+@app.command
+def compare(
+    data: Data = None,
+    /,
+    *,
+    models: Annotated[str | None, Parameter(group=_study)] = None,
+    folds: Annotated[int | None, Parameter(group=_study)] = None,
+    repeats: Annotated[int | None, Parameter(group=_study)] = None,
+    recipe: Annotated[str | None, Parameter(group=_study)] = None,
+    groups: Annotated[str | None, Parameter(group=_study)] = None,
+    split: Annotated[str | None, Parameter(group=_study)] = None,
+    view: Annotated[str | None, Parameter(group=_study)] = None,
+    size: Annotated[int | None, Parameter(group=_study)] = None,
+    seed: Annotated[int | None, Parameter(group=_study)] = None,
+    init: Annotated[str | None, Parameter(group=_training)] = None,
+    epochs: Annotated[int | None, Parameter(group=_training)] = None,
+    batch: Annotated[int | None, Parameter(group=_training)] = None,
+    learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
+    label_smoothing: Annotated[float | None, Parameter(group=_training)] = None,
+    views: Annotated[int | None, Parameter(group=_training)] = None,
+    workers: Annotated[int | None, Parameter(group=_training)] = None,
+    keep_weights: Annotated[bool | None, Parameter(group=_output, negative="")] = None,
+    out: Annotated[Path | None, Parameter(group=_output)] = None,
+    resume: Annotated[Path | None, Parameter(group=_output)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Compare ResNet, EfficientNet and AlexNet on one set, and write a report.
+
+    Cleans the data by a recipe, splits them so that no cell is on both sides, trains every model
+    on every fold under one protocol, and says which is better or whether the data can't tell.
+
+    Parameters
+    ----------
+    data:
+        What to compare on.
+    models:
+        Names, separated by commas: resnet18/34/50, efficientnet_b0 to b7, efficientnet_v2_s,
+        alexnet, timm:NAME. [default: resnet18,efficientnet_b0,alexnet]
+    folds:
+        Parts of the data; each is tested once per repeat. [default: 5; demo: 3]
+    repeats:
+        How often the data are split anew. [default: 1]
+    recipe:
+        Cleaning: classic, minimal or a TOML file. [default: classic]
+    groups:
+        cell: images of the same physical cell stay together; given: only what the set says.
+        [default: cell]
+    split:
+        folds; given: the set's own TRAIN and TEST; auto: given where there is one.
+        [default: auto]
+    view:
+        cell: the leukocyte, cut out; field: the whole field. [default: cell]
+    size:
+        Side of the square picture in pixels, the same for all models. [default: 64]
+    seed:
+        Decides everything that is drawn. [default: 0]
+    init:
+        random, imagenet or a safetensors file. [default: random]
+    epochs:
+        Passes through the training part. [default: 30; demo: 8]
+    batch:
+        Images per step. [default: 32]
+    learning_rate:
+        Its peak. [default: 0.001]
+    label_smoothing:
+        Share of each target spread over all classes. [default: 0.1]
+    views:
+        8: average over quarter turns and mirror images; 1: don't. [default: 8]
+    workers:
+        Processes at a time; changes the time, never the result. [default: one per core]
+    keep_weights:
+        Keep each fold's weights in the run folder.
+    out:
+        The run folder, which must not exist. [default: runs/NAME-1, -2, …]
+    resume:
+        Continue an interrupted run in this folder.
+    as_json:
+        Print results.json.
+    """
+    given = dict(
+        models=None if models is None else _split_names(models), folds=folds, repeats=repeats,
+        recipe=recipe, groups=groups, split=split, view=view, size=size, seed=seed, init=init,
+        epochs=epochs, batch=batch, learning_rate=learning_rate, views=views,
+        label_smoothing=label_smoothing, keep_weights=keep_weights,
+    )  # fmt: skip
+    asked = {name: value for name, value in given.items() if value is not None}
+    if out is not None and resume is not None:
+        raise SettingsError("--out makes a new run and --resume continues one; give one of them.")
+    _check_early(asked)
+    from leuko import study
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    result = study.compare(
+        data,
+        out=out,
+        resume=resume,
+        workers=workers,
+        watcher=console,
+        command=["leuko", *sys.argv[1:]],
+        **asked,
+    )
+    console.conclude(result)
+    if as_json:
+        sys.stdout.write((result.folder / "results.json").read_text("utf-8") + "\n")
+    return 0
+
+
+@app.command
+def clean(
+    data: Data = None,
+    /,
+    *,
+    recipe: str = "classic",
+    out: Path | None = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> int:
+    """Clean a set by a recipe, and show what each step dropped and why.
+
+    No image is changed, copied or deleted: the result is a manifest, a CSV of labels that every
+    command reads, the ledger and the recipe as it was used.
+
+    Parameters
+    ----------
+    data:
+        What to clean.
+    recipe:
+        classic, minimal or a TOML file.
+    out:
+        Folder for the result, which must not exist; without it the ledger is only shown.
+    seed:
+        Decides which images a step that drops a share takes.
+    as_json:
+        Print the ledger as JSON.
+    """
+    from leuko.data.cleaning import clean as clean_set
+    from leuko.data.cleaning import write_clean
+    from leuko.data.sources import scan as scan_set
+
+    manifest = scan_set(data)
+    cleaned = clean_set(manifest, recipe, seed=seed)
+    for note in manifest.notes:
+        _say(note)
+    if as_json:
+        sys.stdout.write(json.dumps(cleaned.ledger.to_json(), indent=1) + "\n")
+    else:
+        _say(cleaned.ledger.describe())
+    if out is not None:
+        write_clean(cleaned, out)
+        _say(f"written to {out}")
+    return _set_aside(cleaned)
+
+
+@app.command
+def fetch(name: str = "blood-cells", /) -> int:
+    """Download a public set. There is one: blood-cells, from Kaggle.
+
+    Parameters
+    ----------
+    name:
+        Of the set.
+    """
+    from leuko.data.sources import fetch as fetch_set
+
+    sys.stdout.write(f"{fetch_set(name)}\n")
+    return 0
+
+
+@app.command
+def demo(folder: Path, /, *, seed: int = 0) -> int:
+    """Draw the synthetic demo set into a folder.
+
+    Its layout and its faults are those of the Kaggle set. The cells are drawn by a program: what
+    is measured on them says nothing about blood.
+
+    Parameters
+    ----------
+    folder:
+        Must not exist.
+    seed:
+        Decides what is drawn.
+    """
+    from leuko.data.synthetic import write_demo_set
+    from leuko.errors import OutputError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not an empty folder. Choose another.")
+    sys.stdout.write(f"{write_demo_set(folder, seed=seed)}\n")
+    return 0
+
+
+@app.command
+def report(run: Path, /) -> int:
+    """Write the figures and the report of a finished run once more, from its files.
+
+    Parameters
+    ----------
+    run:
+        A run folder of leuko compare.
+    """
+    from leuko.judgement.report import write_report
+
+    sys.stdout.write(f"{write_report(run)}\n")
+    return 0
+
+
+@app.command
+def doctor(*, as_json: AsJson = False) -> int:
+    """Show versions, processor, memory and what is installed, for a bug report."""
+    from leuko.engine import count_cores
+    from leuko.run import describe_environment
+    from leuko.storage import free_bytes
+
+    facts = describe_environment([])
+    del facts["command"], facts["threads"]
+    facts["cores"] = count_cores()
+    facts["free_gigabytes"] = round(free_bytes(Path.cwd()) / 1e9, 1)
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+        return 0
+    for key, value in facts.items():
+        sys.stdout.write(f"{key:15} {'not installed' if value is None else value}\n")
+    if facts["torch"] is None:
+        sys.stdout.write("\nTraining needs PyTorch: pip install 'leuko[train]'\n")
+    return 0
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code instead of raising.
+
+    Args:
+        tokens: The words after ``leuko``; None takes them from the process.
+    """
+    words = list(sys.argv[1:] if tokens is None else tokens)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        words, config = _take_config(words)
+        app.config = config
+        code = app(
+            words, exit_on_error=False, print_error=True, result_action="return_value",
+        )  # fmt: skip
+        return code if isinstance(code, int) else 0
+    except CycloptsError:
+        return 2  # cyclopts has printed what was wrong
+    except LeukoError as error:
+        if debug:
+            raise
+        _say(f"leuko: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _say("leuko: stopped.")
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout went away, as in `leuko … | head`; that's no fault.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        _say(
+            f"leuko: a fault in Leuko itself: {type(error).__name__}: {error}\n"
+            "Please report it; the same command with --debug shows where it happened."
+        )
+        return 1
+
+
+def _take_config(words: list[str]) -> tuple[list[str], list[Any]]:
+    """Takes ``--config FILE`` out of the words; gives the sources of settings, strongest first."""
+    sources: list[Any] = [Env("LEUKO_", command=False)]
+    rest, path = [], None
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--config":
+            path = next(remaining, None)
+        elif word.startswith("--config="):
+            path = word.removeprefix("--config=")
+        else:
+            rest.append(word)
+            continue
+        if not path:
+            raise SettingsError("--config needs the path of a TOML file.")
+    if path is not None:
+        if not Path(path).is_file():
+            raise SettingsError(f"There is no file {path}; --config expects a TOML file.")
+        sources.append(Toml(path, must_exist=True, use_commands_as_keys=False))
+    return rest, sources
+
+
+def _check_early(asked: dict[str, Any]) -> None:
+    """Answers a wrong model name or size before polars and scikit-image are loaded."""
+    from leuko.learning.models import DEFAULT_MODELS, check_input_size
+
+    for model in asked.get("models", DEFAULT_MODELS):
+        check_input_size(model, asked.get("size", 10_000))
+
+
+def _split_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _set_aside(cleaned: Cleaned) -> int:
+    """3 if files that should have been readable were not; they are listed in the ledger."""
+    issues = cleaned.found.table["issues"].to_list()
+    return 3 if any(i.startswith("unreadable") for row in issues for i in row) else 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The manifest: the table of images that flows through everything.
+
+One row per label row, or per image that no label row names. This module knows the schema, and how
+the table is written and read; it doesn't know where images come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+
+from leuko.errors import LabelTableError, StorageError
+
+LAYOUTS = ("kaggle-raw", "kaggle-augmented", "class-folders", "csv", "demo")
+
+#: Column → type. What they mean:
+#:
+#: image: id; the file's stem in the raw Kaggle layout, else its path. Several rows may share it.
+#: path: relative to the root, with "/"; null where no file was found.
+#: row: 1-based label row in the table file; null without one.
+#: sha256, bytes, width, height: of the file; size in pixels after the EXIF orientation.
+#: label_written: the label as the source has it.  labels: parsed.  label: the only one, or null.
+#: group: images that must stay on one side of a split.  split: as the set gives it.
+#: issues: codes such as "blank_label", "no_image", "no_label", "many_labels", "label_conflict",
+#:     "repeated_row", "same_bytes", "spelling", "unreadable:REASON".
+SCHEMA: dict[str, pl.DataType] = {
+    "image": pl.String(),
+    "path": pl.String(),
+    "row": pl.Int64(),
+    "sha256": pl.String(),
+    "bytes": pl.Int64(),
+    "width": pl.Int64(),
+    "height": pl.Int64(),
+    "label_written": pl.String(),
+    "labels": pl.List(pl.String()),
+    "label": pl.String(),
+    "group": pl.String(),
+    "split": pl.String(),
+    "issues": pl.List(pl.String()),
+}
+
+_KEY = "leuko"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A set of images with their labels.
+
+    Attributes:
+        table: Columns as in `SCHEMA`.
+        root: Folder that ``path`` is relative to.
+        name: Of the set, for people.
+        layout: One of `LAYOUTS`.
+        notes: What was decided while reading, in sentences for people.
+    """
+
+    table: pl.DataFrame
+    root: Path
+    name: str
+    layout: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def classes(self) -> list[str]:
+        """The classes of the rows with one label, in alphabetical order."""
+        return sorted(self.table["label"].drop_nulls().unique().to_list())
+
+    def counts(self) -> dict[str, int]:
+        """Rows with exactly this one label, per class, in alphabetical order."""
+        found = self.table["label"].drop_nulls().to_list()
+        return {name: found.count(name) for name in sorted(set(found))}
+
+    def with_table(self, table: pl.DataFrame) -> Manifest:
+        """The same set with other rows.
+
+        Raises:
+            LabelTableError: A column is missing or has another type.
+        """
+        _check_schema(table, "the new table")
+        return dataclasses.replace(self, table=table.select(list(SCHEMA)))
+
+
+def write_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Writes the manifest as one Parquet file; root, name, layout and notes go into its metadata.
+
+    The file appears whole or not at all.
+
+    Raises:
+        StorageError: It can't be written.
+    """
+    path = Path(path)
+    facts = {
+        "version": _VERSION,
+        "root": str(manifest.root),
+        "name": manifest.name,
+        "layout": manifest.layout,
+        "notes": list(manifest.notes),
+    }
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            manifest.table.write_parquet(file, metadata={_KEY: json.dumps(facts)})
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} can't be written ({error}). Free some space, or choose another folder."
+        ) from None
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Reads what `write_manifest` wrote.
+
+    Raises:
+        LabelTableError: It is missing, damaged, or no manifest.
+    """
+    path = Path(path)
+    try:
+        facts = json.loads(pl.read_parquet_metadata(path)[_KEY])
+        table = pl.read_parquet(path)
+        if facts["version"] != _VERSION:
+            raise LabelTableError(
+                f"{path} is a manifest of version {facts['version']}; expected {_VERSION}. "
+                "Read it with the Leuko that wrote it, or scan the images again."
+            )
+        root, name, layout = Path(facts["root"]), str(facts["name"]), str(facts["layout"])
+        notes = tuple(str(note) for note in facts["notes"])
+    except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise LabelTableError(
+            f"{path} is no manifest that can be read ({type(error).__name__}: {error}); expected "
+            "a file written by leuko.data.manifest.write_manifest. Scan the images again."
+        ) from None
+    _check_schema(table, str(path))
+    return Manifest(table.select(list(SCHEMA)), root, name, layout, notes)
+
+
+def _check_schema(table: pl.DataFrame, where: str) -> None:
+    for column, kind in SCHEMA.items():
+        found = table.schema.get(column)
+        if found != kind:
+            raise LabelTableError(
+                f"{where} has {'no column' if found is None else f'the type {found} in'} "
+                f"{column!r}; expected {kind}. Keep the columns as leuko.scan makes them."
+            )

@@ -1,0 +1,749 @@
+"""Where images come from: folders and tables as people have them, read into a manifest.
+
+`scan` tells by itself what it was given. It reads and checks every image once, decides nothing
+about what is kept, and changes no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import re
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+import polars as pl
+
+from leuko.data.headers import tell_format
+from leuko.data.image import decode_image, read_bytes
+from leuko.data.manifest import SCHEMA, Manifest, read_manifest
+from leuko.data.tables import read_table
+from leuko.errors import (
+    AnnotationError,
+    DownloadError,
+    ImageError,
+    LabelTableError,
+    MissingExtraError,
+    NoImagesError,
+    UnknownNameError,
+    suggest,
+)
+
+Progress = Callable[[int, int], None]
+
+_SPLITS = ("TRAIN", "TEST", "TEST_SIMPLE")
+_GIVEN_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_AUGMENTED_NAME = re.compile(r"_(\d+)_\d+\.jpe?g", re.IGNORECASE)
+# Names that promise a picture: such a file is an image, readable or not. Formats that can't be
+# read are in the list so that nobody's pictures are left out silently.
+_IMAGE_NAMES = re.compile(
+    r".*\.(jpe?g|jpe|jfif|mpo|a?png|bmp|dib|tiff?|gif|webp|hei[cf]|avif|jp2|j2k|svs|ndpi|dcm|svg"
+    r"|eps|psd)",
+    re.IGNORECASE | re.DOTALL,
+)
+_DOWNLOADS = {"blood-cells": "paultimothymooney/blood-cells"}
+
+
+def scan(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    demo_folder: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Reads a labelled set of images as it is.
+
+    Recognised are the two layouts of the Kaggle set ``blood-cells``, a folder of class folders
+    (also below ``train`` and ``test``), a CSV ``image,label[,group]``, and what ``leuko clean``
+    wrote. Every image is hashed and decoded; one that can't be read stays as a row with the issue
+    ``unreadable:REASON``. Images with the same bytes share a group.
+
+    Args:
+        path: Folder or CSV; None: the embedded, synthetic demo set.
+        demo_folder: Where the demo set is written; left out, the user's cache folder.
+        threads: For reading; left out, one per processor core, at most 8.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        NoImagesError: Nothing to read where images were expected.
+        LabelTableError: The table of labels can't be used, or there are images but no labels.
+    """
+    if path is None:
+        found = _read_kaggle_raw(make_demo_set(demo_folder) / _RAW_INNER)
+    else:
+        found = _recognise(Path(path))
+    facts = _read_files(found, threads or min(8, os.cpu_count() or 1), progress)
+    return _make_manifest(found, facts)
+
+
+def make_demo_set(folder: str | os.PathLike[str] | None = None) -> Path:
+    """Writes the synthetic demo set, or finds it where it was written before.
+
+    Args:
+        folder: For the set; left out, a folder in the user's cache that belongs to exactly
+            this version of the drawing code.
+
+    Returns:
+        The folder of the set.
+    """
+    from leuko.data import synthetic
+
+    if folder is not None:
+        folder = Path(folder)
+        if not (folder / _RAW_INNER / "labels.csv").is_file():
+            synthetic.write_demo_set(folder, seed=0)
+        return folder
+    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leuko"
+    target = base / f"demo-{code}"
+    if (target / "README.txt").is_file():
+        return target
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix="demo-", dir=base))
+    except OSError:  # a home that can't be written, as in many containers
+        part = target = Path(tempfile.mkdtemp(prefix="leuko-demo-"))
+    synthetic.write_demo_set(part, seed=0)
+    if part != target:
+        try:
+            part.rename(target)  # whole or not at all, also with two programs at once
+        except OSError:
+            if not (target / "README.txt").is_file():
+                return part
+    return target
+
+
+def fetch(name: str) -> Path:
+    """Downloads a public set with kagglehub.
+
+    Args:
+        name: ``blood-cells``.
+
+    Returns:
+        The folder, to be given to `scan`.
+
+    Raises:
+        UnknownNameError: Another name.
+        MissingExtraError: The extra ``leuko[fetch]`` isn't installed.
+        DownloadError: No network, or the server refused.
+    """
+    if name not in _DOWNLOADS:
+        raise UnknownNameError(
+            f"no set named {name!r} can be fetched. {suggest(name, list(_DOWNLOADS))}"
+        )
+    handle = _DOWNLOADS[name]
+    by_hand = (
+        f"By hand: download https://www.kaggle.com/datasets/{handle} in a browser, unpack the "
+        f"archive into a folder {name}/, then run: leuko compare {name}/"
+    )
+    try:
+        import kagglehub
+    except ImportError:
+        raise MissingExtraError(
+            'fetching needs kagglehub, which isn\'t installed. Run: pip install "leuko[fetch]". '
+            + by_hand
+        ) from None
+    try:
+        # kagglehub prints to stdout, which belongs to what programs read.
+        with contextlib.redirect_stdout(sys.stderr):
+            return Path(kagglehub.dataset_download(handle))
+    except Exception as error:  # kagglehub passes on whatever requests, urllib3 or Kaggle raise
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DownloadError(
+            f"{name} couldn't be downloaded ({type(error).__name__}: {cause}); expected an "
+            f"answer from kaggle.com. Check the network. {by_hand}"
+        ) from None
+
+
+# Boxes
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where one thing lies in a field: pixels, half open, the corner of the image is (0, 0)."""
+
+    name: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+def read_boxes(path: str | os.PathLike[str]) -> list[Box]:
+    """Reads the boxes of a Pascal VOC file, in the order of the file.
+
+    VOC counts pixels from 1 and includes the last one; the result counts from 0, half open.
+
+    Raises:
+        AnnotationError: The file can't be read, is no VOC file, or declares entities.
+    """
+    try:
+        data = Path(path).read_bytes()
+        _refuse_doctype(data)
+        boxes = []
+        for item in ElementTree.fromstring(data).iter("object"):
+            edges = {edge.tag: float(edge.text or "nan") for edge in item.find("bndbox") or ()}
+            box = Box(
+                (item.findtext("name") or "").strip(),
+                max(0.0, edges["xmin"] - 1),
+                max(0.0, edges["ymin"] - 1),
+                edges["xmax"],
+                edges["ymax"],
+            )
+            if not (box.name and box.x0 <= box.x1 < 1e6 and box.y0 <= box.y1 < 1e6):
+                raise ValueError(f"a box {box}")
+            boxes.append(box)
+        return boxes
+    except (OSError, ValueError, KeyError, expat.ExpatError, ElementTree.ParseError) as error:
+        raise AnnotationError(
+            f"{path} can't be used ({type(error).__name__}: {error}); expected a Pascal VOC file "
+            "with object/name and object/bndbox. Correct or remove it."
+        ) from None
+
+
+def _refuse_doctype(data: bytes) -> None:
+    """Entities are the way in for attacks by XML, and VOC needs none."""
+
+    def refuse(*_: object) -> None:
+        raise ValueError("a document type declaration")
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.Parse(data, True)
+
+
+# Recognising
+
+
+@dataclass
+class _Row:
+    image: str
+    path: str | None
+    label_written: str | None
+    labels: list[str]
+    row: int | None = None
+    group: str | None = None
+    split: str | None = None
+    issues: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Found:
+    rows: list[_Row]
+    root: Path
+    name: str
+    layout: str
+    notes: list[str]
+
+
+_RAW_INNER = Path("dataset-master") / "dataset-master"
+
+
+def _recognise(path: Path) -> _Found:
+    if os.path.isfile(path):  # noqa: PTH113 (Path raises for odd names)
+        return _recognise_file(path)
+    if not os.path.isdir(path):  # noqa: PTH112
+        raise NoImagesError(
+            f"{path} is neither a folder nor a file; expected a folder of images or a CSV. "
+            "Check the path."
+        )
+    try:
+        with os.scandir(path):
+            pass
+    except OSError as error:
+        raise NoImagesError(
+            f"{path} can't be read ({error.strerror}). Check its permissions."
+        ) from None
+    for folder in (path, path.resolve().parent):
+        if _is_kaggle_raw(folder) and (folder == path or _is_part_of_raw(path)):
+            return _read_kaggle_raw(folder)
+    full = path.resolve()
+    for levels, images in enumerate((full, full.parent, full.parent.parent)):
+        only = full.relative_to(images).parts
+        if (not only or only[0] in _SPLITS) and _is_kaggle_augmented(images):
+            return _read_kaggle_augmented(images, "/".join(only) if levels else "")
+    if (path / "manifest.parquet").is_file() and (path / "labels.csv").is_file():
+        return _read_csv(path / "labels.csv")
+    return _recognise_below(path)
+
+
+def _is_part_of_raw(path: Path) -> bool:
+    return path.resolve().name in ("JPEGImages", "Annotations")
+
+
+def _recognise_file(path: Path) -> _Found:
+    if path.name == "labels.csv" and _is_kaggle_raw(path.parent):
+        return _read_kaggle_raw(path.parent)
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(4096)
+        form = tell_format(start)
+        if form is not None:
+            raise NoImagesError(
+                f"{path} is one image ({form}); expected a folder of images or a CSV. "
+                "Name the folder that it lies in."
+            )
+        if start[:4] in (b"PK\x03\x04", b"Rar!", b"7z\xbc\xaf") or start[:2] == b"\x1f\x8b":
+            raise NoImagesError(
+                f"{path} is an archive; expected a folder. Unpack it and name the folder."
+            )
+    return _read_csv(path)
+
+
+def _recognise_below(path: Path) -> _Found:
+    """Looks up to three folders deeper for the Kaggle set; else class folders or a CSV."""
+    below = list(_walk_folders(path, depth=3))
+    raw = [folder for folder in below if _is_kaggle_raw(folder)]
+    augmented = [folder for folder in below if _is_kaggle_augmented(folder)]
+    if raw:
+        found = _read_kaggle_raw(raw[0])
+        for other in raw[1:]:
+            found.notes.append(f"{path} holds a second raw set, which was left out: {other}")
+        for other in augmented[:1]:
+            given = other.parent if other.name == "images" else other
+            found.notes.insert(
+                0,
+                f"{path} holds both Kaggle sets. The raw one is taken ({raw[0]}). "
+                f"For the augmented one give the path {given}",
+            )
+        return found
+    if augmented:
+        return _read_kaggle_augmented(augmented[0], "")
+    if (path / "JPEGImages").is_dir() or path.name == "JPEGImages":
+        raise LabelTableError(
+            f"{path} looks like the raw Kaggle set but has no labels.csv beside JPEGImages; "
+            "expected a table with the columns Image and Category. Copy it there."
+        )
+    folder = path
+    while True:  # a lone folder around the class folders is no class
+        inner = _visible_folders(folder)
+        if len(inner) != 1 or _holds_images(folder) or _holds_images(inner[0]):
+            break
+        folder = inner[0]
+    tables = sorted(p for p in path.glob("*.csv") if p.is_file() and not p.name.startswith("."))
+    if any(next(_walk_files(inner), None) for inner in _visible_folders(folder)):
+        found = _read_class_folders(folder, path)
+        if found.rows:
+            return found
+    if len(tables) == 1:
+        return _read_csv(tables[0])
+    if len(tables) > 1:
+        raise LabelTableError(
+            f"{path} holds {len(tables)} CSV files ({', '.join(t.name for t in tables[:5])}); "
+            "expected one, or class folders. Name the CSV with the labels."
+        )
+    images = sum(_is_image(file) for file in _walk_files(path))
+    if images:
+        raise LabelTableError(
+            f"{path} holds {images} images but no labels; expected one folder per class, or a "
+            "CSV with the columns image and label. Add either."
+        )
+    raise NoImagesError(
+        f"{path} holds no images; expected JPEG, PNG, BMP or TIFF in class folders, the Kaggle "
+        "set, or a CSV. Check the path."
+    )
+
+
+def _is_kaggle_raw(folder: Path) -> bool:
+    return (folder / "JPEGImages").is_dir() and (folder / "labels.csv").is_file()
+
+
+def _is_kaggle_augmented(folder: Path) -> bool:
+    return any(
+        _AUGMENTED_NAME.fullmatch(file.name)
+        for split in _SPLITS
+        if (folder / split).is_dir()
+        for inner in _visible_folders(folder / split)[:3]
+        for file in inner.iterdir()
+    )
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(e.path) for e in entries if e.is_dir() and not _is_hidden(e.name))
+    except OSError:
+        return []
+
+
+def _walk_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """Folders below, the nearest first."""
+    level = [folder]
+    for _ in range(depth):
+        level = [inner for outer in level for inner in _visible_folders(outer)]
+        yield from level
+
+
+def _walk_files(folder: Path) -> Iterator[Path]:
+    for place, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not _is_hidden(name))
+        for name in sorted(names):
+            yield Path(place, name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def _is_image(file: Path) -> bool:
+    if _is_hidden(file.name):
+        return False
+    if _IMAGE_NAMES.fullmatch(file.name):
+        return True
+    if not file.is_file():  # never open a pipe
+        return False
+    try:
+        with file.open("rb") as opened:
+            return tell_format(opened.read(512)) in ("JPEG", "PNG", "BMP", "TIFF")
+    except OSError:
+        return False
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_is_image(file) for file in folder.iterdir() if not file.is_dir())
+
+
+# Layouts
+
+
+def _read_kaggle_raw(folder: Path) -> _Found:
+    table = read_table(folder / "labels.csv", [["Image"], ["Category", "label"]])
+    notes = list(table.notes)
+    files: dict[str, str] = {}
+    aside = _Aside()
+    for file in _walk_files(folder / "JPEGImages"):
+        if aside.takes(file, folder):
+            continue
+        if file.stem in files:
+            notes.append(f"{files[file.stem]} and {file.name} have one id; the first is taken.")
+            continue
+        files[file.stem] = file.relative_to(folder).as_posix()
+    rows = []
+    for number, cells in zip(table.numbers, table.rows, strict=True):
+        asked = cells["Image"]
+        if asked.isascii() and asked.isdigit():
+            image = f"BloodImage_{int(asked):05d}"
+        else:
+            image = Path(asked.replace("\\", "/")).stem if asked else f"row {number}"
+        rows.append(_labelled(image, files.get(image), cells["Category"], number))
+    named = {row.image for row in rows}
+    rows += [
+        _Row(image, file, None, [], issues=["no_label"])
+        for image, file in sorted(files.items())
+        if image not in named
+    ]
+    if not files:
+        raise NoImagesError(
+            f"{folder / 'JPEGImages'} holds no images; expected BloodImage_NNNNN.jpg. "
+            "Unpack the archive again."
+        )
+    readme = folder.parent.parent / "README.txt"
+    demo = readme.is_file() and readme.read_bytes()[:9] == b"SYNTHETIC"
+    if demo:
+        notes.insert(0, "Synthetic demo set: every image is drawn; none shows real blood.")
+    name = "Synthetic demo set" if demo else "Kaggle blood-cells, raw set"
+    layout = "demo" if demo else "kaggle-raw"
+    return _Found(rows, folder, name, layout, notes + aside.notes())
+
+
+def _labelled(image: str, path: str | None, written: str, number: int) -> _Row:
+    labels = [part.strip() for part in written.split(",") if part.strip()]
+    row = _Row(image, path, written, labels, number)
+    if not labels:
+        row.issues.append("blank_label")
+    if len(labels) > 1:
+        row.issues.append("many_labels")
+    if path is None:
+        row.issues.append("no_image")
+    return row
+
+
+def _read_kaggle_augmented(images: Path, only: str) -> _Found:
+    found = _Found([], images, "Kaggle blood-cells, augmented set", "kaggle-augmented", [])
+    aside = _Aside()
+    for split in _SPLITS:
+        for file in _walk_files(images / split):
+            if aside.takes(file, images):
+                continue
+            path = file.relative_to(images).as_posix()
+            if only and not path.startswith(only + "/"):
+                continue
+            parts = path.split("/")
+            if len(parts) < 3:
+                found.notes.append(f"{path} lies in no class folder and was left out.")
+                continue
+            source = _AUGMENTED_NAME.fullmatch(parts[-1])
+            group = f"{split}/{parts[1]}/{source[1]}" if source else None
+            label = parts[1].strip()
+            found.rows.append(_Row(path, path, parts[1], [label], group=group, split=split))
+    splits = {row.split for row in found.rows}
+    if {"TEST", "TEST_SIMPLE"} <= splits:
+        found.notes.append(
+            "TEST and TEST_SIMPLE may show the same cells under other numbers; groups hold only "
+            "within a split."
+        )
+    if only:
+        found.notes.append(f"Only {only} is taken, as the path says.")
+    found.notes += aside.notes()
+    return _require(found)
+
+
+def _read_class_folders(folder: Path, given: Path) -> _Found:
+    found = _Found([], folder, folder.resolve().name, "class-folders", [])
+    aside = _Aside()
+    inner = _visible_folders(folder)
+    splits = {f.name for f in inner} if all(f.name.lower() in _GIVEN_SPLITS for f in inner) else ()
+    for file in _walk_files(folder):
+        if aside.takes(file, folder):
+            continue
+        path = file.relative_to(folder).as_posix()
+        parts = path.split("/")
+        split = parts.pop(0) if parts[0] in splits else None
+        if len(parts) < 2:
+            aside.strays.append(path)
+            continue
+        found.rows.append(_Row(path, path, parts[0], [parts[0].strip()], split=split))
+    found.rows.sort(key=lambda row: row.image)
+    if folder != given:
+        found.notes.append(f"The class folders were found in {folder}")
+    empty = [f.name for f in inner if f.name not in splits and next(_walk_files(f), None) is None]
+    if empty:
+        found.notes.append(f"Empty class folders: {', '.join(empty)}")
+    found.notes += aside.notes()
+    return found
+
+
+def _read_csv(path: Path) -> _Found:
+    table = read_table(path, [["image"], ["label", "category"]], optional=("group", "split"))
+    notes, root = list(table.notes), path.parent
+    beside = path.parent / "manifest.parquet"
+    if path.name == "labels.csv" and beside.is_file():
+        # Written by `leuko clean`, which copies no image: they lie where they were.
+        root = read_manifest(beside).root
+        notes.append(f"The images are read from {root}, as manifest.parquet says.")
+    rows, outside = [], []
+    for number, cells in zip(table.numbers, table.rows, strict=True):
+        asked = cells["image"]
+        inside = _stay_inside(asked, root)
+        if inside is None:
+            outside.append(f"row {number}: {asked[:80]!r}")
+            continue
+        exists = bool(asked) and os.path.exists(root / inside)  # noqa: PTH110 (never raises)
+        row = _labelled(
+            inside or f"row {number}", inside if exists else None, cells["label"], number
+        )
+        row.group, row.split = cells.get("group") or None, cells.get("split") or None
+        rows.append(row)
+    if outside:
+        raise LabelTableError(
+            f"{path} names {len(outside)} files outside of {root} ({'; '.join(outside[:3])}); "
+            "expected paths relative to that folder. Move the CSV to the images, or shorten the "
+            "paths."
+        )
+    found = _Found(rows, root, path.stem, "csv", notes)
+    if rows and all(row.path is None for row in rows):
+        raise NoImagesError(
+            f"none of the {len(rows)} files that {path} names exists, for example "
+            f"{rows[0].image!r}; expected them below {root}. Correct the column image."
+        )
+    return _require(found)
+
+
+def _stay_inside(asked: str, root: Path) -> str | None:
+    """The path relative to the root with "/", or None if it leads outside."""
+    path = asked.replace("\\", "/")
+    if "\0" in path or PureWindowsPath(asked).drive:
+        return None
+    if path.startswith("/"):
+        base = root.resolve().as_posix().rstrip("/") + "/"
+        path = posixpath.normpath(path)
+        return path.removeprefix(base) if path.startswith(base) else None
+    path = posixpath.normpath(path) if path else ""
+    return None if path == ".." or path.startswith("../") else path
+
+
+def _require(found: _Found) -> _Found:
+    if not found.rows:
+        raise NoImagesError(
+            f"{found.root} holds no images; expected at least one row with an image. "
+            "Check the path."
+        )
+    return found
+
+
+class _Aside:
+    """Counts the files that are no images, so that they can be named."""
+
+    def __init__(self) -> None:
+        self.hidden: list[str] = []
+        self.others: list[str] = []
+        self.strays: list[str] = []
+        self.odd: list[str] = []
+
+    def takes(self, file: Path, root: Path) -> bool:
+        name = file.relative_to(root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self.odd.append(ascii(name))
+            return True
+        if _is_hidden(file.name):
+            self.hidden.append(name)
+        elif not _is_image(file):
+            self.others.append(name)
+        else:
+            return False
+        return True
+
+    def notes(self) -> list[str]:
+        kinds = (
+            (self.hidden, "hidden files"),
+            (self.others, "files that are no images"),
+            (self.strays, "images outside of the class folders"),
+            (self.odd, "files whose names aren't UTF-8"),
+        )
+        return [
+            f"Set aside: {len(names)} {kind} ({', '.join(map(ascii, names[:10]))}"
+            f"{', …' if len(names) > 10 else ''})"
+            for names, kind in kinds
+            if names
+        ]
+
+
+# Reading the files, and what only the whole set shows
+
+
+@dataclass(frozen=True)
+class _Facts:
+    sha256: str | None = None
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    issue: str | None = None
+
+
+def _read_facts(path: Path) -> _Facts:
+    data = b""
+    try:
+        data = read_bytes(path)
+        height, width, _ = decode_image(data).shape
+    except ImageError as error:
+        known = hashlib.sha256(data).hexdigest() if data or error.reason == "empty" else None
+        return _Facts(known, len(data) if known else None, issue=f"unreadable:{error.reason}")
+    return _Facts(hashlib.sha256(data).hexdigest(), len(data), width, height)
+
+
+def _read_files(found: _Found, threads: int, progress: Progress | None) -> dict[str, _Facts]:
+    paths = sorted({row.path for row in found.rows if row.path is not None})
+    facts = {}
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(lambda path: _read_facts(found.root / path), paths)
+        for done, (path, fact) in enumerate(zip(paths, results, strict=True), start=1):
+            facts[path] = fact
+            if progress is not None:
+                progress(done, len(paths))
+    return facts
+
+
+def _make_manifest(found: _Found, facts: dict[str, _Facts]) -> Manifest:
+    notes = found.notes + _unify_spelling(found.rows)
+    nothing = _Facts()
+    records: list[dict[str, Any]] = []
+    for row in found.rows:
+        fact = facts[row.path] if row.path is not None else nothing
+        record = {
+            "image": row.image,
+            "path": row.path,
+            "row": row.row,
+            "sha256": fact.sha256,
+            "bytes": fact.bytes,
+            "width": fact.width,
+            "height": fact.height,
+            "label_written": row.label_written,
+            "labels": row.labels,
+            "label": row.labels[0] if len(row.labels) == 1 else None,
+            "group": row.group or row.image,
+            "split": row.split,
+            "issues": row.issues + ([fact.issue] if fact.issue else []),
+        }
+        records.append(record)
+    _flag_repeats(records)
+    _join_groups(records)
+    table = pl.DataFrame(records, schema=SCHEMA)
+    root = found.root.resolve()
+    return Manifest(table, root, found.name, found.layout, tuple(notes))
+
+
+def _unify_spelling(rows: list[_Row]) -> list[str]:
+    """Merges class names that differ only in case into the most frequent spelling."""
+    counts = Counter(label for row in rows for label in row.labels)
+    chosen: dict[str, str] = {}
+    for label in sorted(counts, key=lambda label: (-counts[label], label)):
+        chosen.setdefault(label.casefold(), label)
+    changed: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        for i, label in enumerate(row.labels):
+            best = chosen[label.casefold()]
+            if best != label:
+                changed[label, best] += 1
+                row.labels[i] = best
+                if "spelling" not in row.issues:
+                    row.issues.append("spelling")
+    return [f"The class {a!r} is taken as {b!r} ({n} ×)." for (a, b), n in sorted(changed.items())]
+
+
+def _content(record: dict[str, Any]) -> str:
+    """What makes two rows show the same picture: the bytes, or the id where there are none."""
+    readable = record["width"] is not None
+    return str(record["sha256"]) if readable else f"id:{record['image']}"
+
+
+def _flag_repeats(records: list[dict[str, Any]]) -> None:
+    by_content: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        by_content[_content(record)].append(record)
+    for same in by_content.values():
+        if len(same) == 1:
+            continue
+        conflict = len({frozenset(r["labels"]) for r in same if r["labels"]}) > 1
+        several = len({r["image"] for r in same}) > 1
+        seen: set[tuple[str, frozenset[str]]] = set()
+        for record in same:
+            key = (record["image"], frozenset(record["labels"]))
+            for issue, holds in (
+                ("label_conflict", conflict),
+                ("same_bytes", several),
+                ("repeated_row", key in seen),
+            ):
+                if holds:
+                    record["issues"].append(issue)
+            seen.add(key)
+
+
+def _join_groups(records: Iterable[dict[str, Any]]) -> None:
+    """Groups that share an image, by id or by bytes, become one, named by the first of them."""
+    records = list(records)
+    parent: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while (above := parent.get(name, name)) != name:
+            parent[name] = parent.get(above, above)
+            name = above
+        return name
+
+    first: dict[str, str] = {}
+    for record in records:
+        for key in {_content(record), f"id:{record['image']}"}:
+            a, b = sorted((find(record["group"]), find(first.setdefault(key, record["group"]))))
+            parent[b] = a
+    for record in records:
+        record["group"] = find(record["group"])

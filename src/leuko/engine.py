@@ -1,0 +1,116 @@
+"""Runs independent jobs in processes of one thread each.
+
+One thread per job for two reasons: small networks on small images use two cores better as two
+jobs than as one; and the number of threads changes the rounding of sums, so that with it fixed
+at one the result of a job is the same on a machine of any number of cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from leuko.errors import TrainingError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Send = Callable[[Any], None]
+
+# One per worker process, set by the pool's initialiser: a multiprocessing queue can't travel
+# with a job, it can only be inherited.
+_messages: Any = None
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_jobs(
+    work: Callable[[Job, Send], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    on_message: Callable[[Any], None],
+) -> Iterator[tuple[Job, Result]]:
+    """Runs ``work(job, send)`` for each job and yields results as they are ready.
+
+    Args:
+        work: A function at the top level of a module. What it passes to `send` reaches
+            `on_message`; `send` ends the worker if the process that started it is gone.
+        jobs: Picklable; started in this order.
+        workers: Processes at a time.
+        on_message: Called in this process, in between.
+
+    Raises:
+        TrainingError: A worker was killed, as happens when memory runs out.
+    """
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        max_workers=max(1, min(workers, len(jobs))),
+        mp_context=context,
+        initializer=_begin,
+        initargs=(messages,),
+    )
+    try:
+        pending: dict[Future[Result], Job] = {pool.submit(_run, work, job): job for job in jobs}
+        while pending:
+            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            _drain(messages, on_message)
+            for future in done:
+                yield pending.pop(future), future.result()
+        pool.shutdown()  # workers send what they still hold before they end
+        _drain(messages, on_message)
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "A worker process was ended from outside, most likely because memory ran out. "
+            "What was finished is kept: continue with --resume, and with fewer --workers if "
+            "memory is short."
+        ) from error
+    finally:
+        # Reached with work left after Ctrl-C or an error: don't wait for it.
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        messages.close()
+        messages.join_thread()
+
+
+def _begin(messages: Any) -> None:
+    global _messages
+    _messages = messages
+    # Ctrl-C reaches every process of a terminal; the one that gave out the jobs decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def _run(work: Callable[[Job, Send], Result], job: Job) -> Result:
+    return work(job, _send)
+
+
+def _send(message: Any) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        # An orphan would go on writing into a run that somebody may have resumed by now.
+        os._exit(1)
+    if message is not None:
+        _messages.put(message)
+
+
+def _drain(messages: Any, on_message: Callable[[Any], None]) -> None:
+    while True:
+        try:
+            on_message(messages.get_nowait())
+        except queue.Empty:
+            return

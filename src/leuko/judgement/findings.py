@@ -1,0 +1,255 @@
+"""Says in words what the numbers of a run say. Pure functions: no file, no figure, no HTML.
+
+Every sentence is chosen by the numbers, so that none can be false for other numbers; where the
+data can't tell, the sentence says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from leuko.judgement.metrics import ReliabilityCurve, reliability_curve
+
+FEW = 30  # images of a class below which its figures carry a warning
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "ece": "ECE",
+}
+
+
+def triple(model: Mapping[str, Any], metric: str) -> tuple[float, float, float]:
+    """Value, low and high of a metric; NaN for what is missing or null."""
+    found = model.get(metric) or {}
+    value, low, high = (found.get(k) for k in ("value", "low", "high"))
+    return _float(value), _float(low), _float(high)
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.8624 as "86.2"; a dash where there is no number."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.{digits}f}"
+
+
+def points(value: float) -> str:
+    """A difference in percentage points with its sign; a true minus sign."""
+    return "–" if not math.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def quantity(number: int, one: str, many: str | None = None) -> str:
+    """Number and noun: "1 image", "348 images"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """a, b and c."""
+    names = list(names)
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def exact_limits(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper–Pearson limits of a share.
+
+    Args:
+        right: Successes, 0 ≤ right ≤ n.
+        n: Trials; with none, the limits are 0 and 1.
+        level: Of confidence, in (0, 1).
+
+    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - level) / 2
+    low = 0.0 if right == 0 else float(stats.beta.ppf(tail, right, n - right + 1))
+    high = 1.0 if right == n else float(stats.beta.ppf(1 - tail, right + 1, n - right))
+    return low, high
+
+
+def bin_reliability(
+    y_true: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> ReliabilityCurve:
+    """The bins of a reliability diagram, those of the ECE, with exact limits in place of Wilson's.
+
+    Args:
+        y_true: True class indices, (N,); each image once.
+        probabilities: (N, K); rows sum to 1. The answer is the largest.
+    """
+    curve = reliability_curve(y_true, probabilities)
+    right = np.rint(curve.accuracy * curve.count).astype(int)
+    exact = [exact_limits(int(k), int(n)) for k, n in zip(right, curve.count, strict=True)]
+    low, high = np.array(exact, dtype=np.float64).reshape(-1, 2).T
+    return replace(curve, low=low, high=high)
+
+
+def find_mistakes(
+    y_true: NDArray[np.integer[Any]], probabilities: NDArray[np.floating[Any]], most: int
+) -> NDArray[np.intp]:
+    """Rows with a wrong answer, the surest first; ties keep the order of the rows."""
+    said, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    order = np.argsort(-sure, kind="stable")
+    wrong: NDArray[np.intp] = order[(said != y_true)[order]]
+    return wrong[:most]
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+
+def with_limits(model: Mapping[str, Any], metric: str) -> str:
+    """ "86.2 % (95 % interval 82.1 to 89.9 %)"."""
+    value, low, high = triple(model, metric)
+    return f"{percent(value)} % (95 % interval {percent(low)} to {percent(high)} %)"
+
+
+def answer(results: Mapping[str, Any]) -> list[str]:
+    """The result in a few sentences: the best, whether the data can tell, and over the baseline."""
+    models, best = results["models"], results["best"]
+    n = results["data"]["images"]
+    first = (
+        f"{best} reaches an accuracy of {with_limits(models[best], 'accuracy')} and a balanced "
+        f"accuracy of {with_limits(models[best], 'balanced_accuracy')} on {quantity(n, 'image')} "
+        f"of {quantity(len(results['data']['classes']), 'class', 'classes')}, each judged by a "
+        "network that was not trained on it."
+    )
+    return [first, *_verdicts(results), _over_colour(results)]
+
+
+def seen_from(pair: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The pair with ``model`` as a: sign, limits and verdict turned where it was b."""
+    if pair["a"] == model:
+        return dict(pair)
+    turned = {"better": "worse", "worse": "better", "tie": "tie"}
+    return {
+        **pair, "a": pair["b"], "b": pair["a"], "difference": -_float(pair["difference"]),
+        "low": -_float(pair["high"]), "high": -_float(pair["low"]),
+        "verdict": turned[pair["verdict"]],
+    }  # fmt: skip
+
+
+def _verdicts(results: Mapping[str, Any]) -> list[str]:
+    """What the paired tests say about the chosen model against each other one."""
+    best, rule = results["best"], str(results.get("best_rule") or "").strip()
+    if len(results["models"]) == 1:
+        return ["Only one model was trained, so there is nothing to compare it with."]
+    own = [seen_from(p, best) for p in results["pairs"] if best in (p["a"], p["b"])]
+    own = [p for p in own if p["b"] in results["models"]]
+    by: dict[str, list[str]] = {"better": [], "tie": [], "worse": []}
+    for p in own:
+        gap = (
+            f"{points(p['difference'])} points, 95 % interval {points(p['low'])} to "
+            f"{points(p['high'])}"
+        )
+        by[p["verdict"]].append(f"{p['b']} ({gap})")
+    said = []
+    if by["better"]:
+        said.append(f"It is better than {listing(by['better'])}.")
+    if by["tie"]:
+        said.append(f"It ties with {listing(by['tie'])}: these data can't tell them apart.")
+    if by["worse"]:
+        said.append(f"It is worse than {listing(by['worse'])}.")
+    if rule and (by["tie"] or by["worse"]):
+        said.append(rule if rule.endswith(".") else f"{rule}.")
+    return [" ".join(said)] if said else []
+
+
+def _over_colour(results: Mapping[str, Any]) -> str:
+    """What the chosen network adds over a baseline that sees colours but no shapes."""
+    best, colour = results["best"], results["baselines"].get("colour")
+    if not colour:
+        return "No colour baseline was run, so what shape adds over colour is not known."
+    start = (
+        "The colour baseline, which knows no morphology, reaches an accuracy of "
+        f"{with_limits(colour, 'accuracy')}"
+    )
+    pairs = [p for p in results.get("over_colour", []) if {p["a"], p["b"]} == {best, "colour"}]
+    if not pairs:
+        return f"{start}. The two were not compared in pairs."
+    pair = seen_from(pairs[0], best)
+    gap = (
+        f"{points(pair['difference'])} points (95 % interval {points(pair['low'])} to "
+        f"{points(pair['high'])})"
+    )
+    return {
+        "better": f"{start}; {best} adds {gap}.",
+        "tie": f"{start}; the difference of {best} to it is {gap}, a tie: these data don't show "
+        "that the network adds anything over colour.",
+        "worse": f"{start}; {best} is worse: {gap}. Here the network adds nothing over colour.",
+    }[pair["verdict"]]
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def per_class(model: Mapping[str, Any], counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and n of each class, with the exact limits of the recall.
+
+    Limits are those of the number of images, not of the answers: repeats judge an image again
+    and add no new image.
+    """
+    rows = []
+    for name, facts in model["per_class"].items():
+        n = min(int(facts["n"]), int(counts.get(name, facts["n"])))
+        recall = _float(facts["recall"])
+        right = round(recall * n) if math.isfinite(recall) else 0
+        low, high = exact_limits(right, n)
+        rows.append({"name": name, **facts, "n": n, "low": low, "high": high, "few": n < FEW})
+    return rows
+
+
+def small_classes(counts: Mapping[str, int]) -> list[str]:
+    """One warning for each class with fewer than 30 images: how wide its limits are."""
+    said = []
+    for name, n in counts.items():
+        if n < FEW:
+            right = round(0.8 * n)
+            low, high = exact_limits(right, n)
+            said.append(
+                f"{name} has {quantity(n, 'image')}. If {right} of {n} were recognised, the exact "
+                f"95 % limits of that recall would be {percent(low, 0)} to {percent(high, 0)} %, "
+                f"{percent(high - low, 0)} points apart. Its row says little."
+            )
+    return said
+
+
+def limits(results: Mapping[str, Any], lost: Sequence[str]) -> list[str]:
+    """What these numbers don't say; ``lost`` are the classes that cleaning dropped whole."""
+    data, counts = results["data"], results["data"]["counts"]
+    smallest = min(counts, key=lambda c: (counts[c], c))
+    said = [
+        f"One set: {data['name']}, {quantity(data['images'], 'image')} after cleaning. Intervals "
+        "say how far the figures would move with other images of the same origin. They say "
+        "nothing about another microscope, camera, stain or laboratory.",
+        f"The smallest class is {smallest} with {quantity(counts[smallest], 'image')}; no "
+        "statement about it can be finer than its limits in the table of classes.",
+        "Labels are taken as they are written, after cleaning. A wrong label counts as a mistake "
+        "of the model that disagrees with it.",
+        "Research use only. Not for diagnosis.",
+    ]
+    if lost:
+        said.insert(2, (
+            f"{listing(lost)} was dropped in cleaning: these models don't know it and give such "
+            "a cell the name of another class."
+        ) if len(lost) == 1 else (
+            f"{listing(lost)} were dropped in cleaning: these models don't know them and give "
+            "such a cell the name of another class."
+        ))  # fmt: skip
+    if str(results["protocol"].get("groups")) in ("file", "none", "image"):
+        said.insert(2, (
+            "Images were split file by file. If two files show the same cell, one may have been "
+            "trained on and the other tested, and the figures are then too good."
+        ))  # fmt: skip
+    return said

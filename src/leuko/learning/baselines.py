@@ -1,0 +1,68 @@
+"""Two classifiers that know no morphology: what a network has to beat to have seen a cell.
+
+They see the same pictures, folds and training rows as the networks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BASELINES = ("majority", "colour")
+
+
+def predict_majority(labels: NDArray[np.int64], classes: int, rows: int) -> NDArray[np.float64]:
+    """Gives each of `rows` images the class shares of the training part.
+
+    Args:
+        labels: (N,) of the training part, in [0, K).
+        classes: K.
+        rows: Images to answer for.
+
+    Returns:
+        (rows, K); rows sum to 1.
+    """
+    shares = np.bincount(labels, minlength=classes) / len(labels)
+    return np.tile(shares, (rows, 1))
+
+
+def predict_colour(
+    train: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    test: NDArray[np.uint8],
+    classes: int,
+    *,
+    seed: int,
+) -> NDArray[np.float64]:
+    """A colour histogram and extremely randomised trees.
+
+    Args:
+        train: (N, S, S, 3).
+        labels: (N,), in [0, K).
+        test: (M, S, S, 3).
+        classes: K.
+        seed: Decides the trees.
+
+    Returns:
+        (M, K); rows sum to 1.
+
+    Source: Geurts et al. 2006, doi:10.1007/s10994-006-6226-1.
+    """
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    trees = ExtraTreesClassifier(
+        n_estimators=400, class_weight="balanced", random_state=seed, n_jobs=1
+    )
+    trees.fit(histogram(train), labels)
+    answers = trees.predict_proba(histogram(test))
+    probabilities = np.zeros((len(test), classes))
+    probabilities[:, trees.classes_] = answers
+    return probabilities
+
+
+def histogram(cells: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Share of the pixels in each of 8 × 8 × 8 RGB bins: (N, S, S, 3) to (N, 512)."""
+    bins = (cells >> 5).astype(np.int64)
+    index = bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]
+    rows = [np.bincount(i.ravel(), minlength=512) for i in index]
+    return (np.stack(rows) / index[0].size).astype(np.float32)

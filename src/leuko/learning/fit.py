@@ -1,0 +1,362 @@
+"""Training: one loop, a generator of epoch records.
+
+The loop sees the training part of one fold and nothing else. There is no test image in its
+signature, so nothing can be chosen on one: the number of epochs is fixed by the settings, and
+the weights that count are a running average, not the best of several looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.errors import NonFiniteLossError, WeightsError
+from leuko.learning.batches import (
+    Augmentation,
+    draw_epoch,
+    eight_views,
+    iterate_batches,
+    normalise,
+)
+from leuko.storage import write_atomically
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """One training protocol.
+
+    Attributes:
+        epochs: Passes; with `balance` each shows every class as often as the largest.
+        batch: Images per step.
+        learning_rate: Its peak, for AdamW.
+        weight_decay: Applied to weights of two and more dimensions only.
+        warmup: Share of all steps in which the rate rises from zero; then it falls as a cosine.
+        label_smoothing: Share of each target that is spread over all classes.
+        average: Decay per step of the running average of the weights.
+        clip: Largest norm of the gradient.
+        balance: Whether the rarer classes are trained several times over.
+        views: 1, or 8 to average the prediction over quarter turns and mirror images.
+        augmentation: How far training images may differ from the pictures taken.
+    """
+
+    epochs: int = 20
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    label_smoothing: float = 0.1
+    average: float = 0.99
+    clip: float = 1.0
+    balance: bool = True
+    views: int = 8
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after one pass.
+
+    Attributes:
+        number: From 1.
+        loss: Mean over the images of the epoch, as augmented and smoothed.
+        accuracy: In [0, 1], of the augmented training images while the weights still changed.
+        learning_rate: At the last step.
+        images: How many were shown.
+        seconds: How long it took.
+    """
+
+    number: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+    images: int
+    seconds: float
+
+
+def fit(
+    network: nn.Module,
+    cells: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    settings: FitSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    at_step: Callable[[], None] | None = None,
+) -> Iterator[Epoch]:
+    """Trains `network` in place; exhausted, it holds the averaged weights.
+
+    Args:
+        network: Gives (B, K) logits for (B, 3, S, S).
+        cells: (N, S, S, 3).
+        labels: (N,), in [0, K).
+        settings: The protocol.
+        seed: Decides order, augmentation and dropout. Each epoch has a generator of its own,
+            made from the seed and its number.
+        checkpoint: Written atomically after each epoch. If it exists already, training goes on
+            from it: records of the epochs done are yielded again, and the rest is, on the same
+            number of threads, bit for bit what it would have been.
+        at_step: Called before each step; an exception that it raises ends the training.
+
+    Yields:
+        One record per epoch.
+
+    Raises:
+        NonFiniteLossError: The loss or the gradient is NaN or infinite.
+        WeightsError: The checkpoint can't be read or belongs to another training.
+    """
+    import torch
+    from torch.nn import functional
+
+    images = torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2)))
+    targets = torch.from_numpy(labels)
+    network.train().to(memory_format=torch.channels_last)
+    optimizer = _make_optimizer(network, settings)
+    averaged = {name: value.clone() for name, value in network.state_dict().items()}
+    history: list[Epoch] = []
+    stamp = {"settings": asdict(settings), "seed": seed, "images": len(labels)}
+    if checkpoint is not None and checkpoint.exists():
+        history = _load_checkpoint(checkpoint, network, optimizer, averaged, stamp)
+        yield from history
+
+    step = 0
+    for number in range(1, settings.epochs + 1):
+        generator = torch.Generator().manual_seed(seed * 100_003 + number)
+        order = draw_epoch(labels, balance=settings.balance, generator=generator)
+        steps = max(1, round(len(order) / settings.batch))
+        if number <= len(history):
+            step += steps
+            continue
+        # Dropout draws from the global generator and takes no other.
+        torch.manual_seed(seed * 100_003 + number)
+        started, loss_sum, right = perf_counter(), 0.0, 0
+        batches = iterate_batches(
+            images,
+            targets,
+            order,
+            batch=settings.batch,
+            augmentation=settings.augmentation,
+            generator=generator,
+        )
+        for batch, target in batches:
+            if at_step is not None:
+                at_step()
+            rate = schedule(step, steps * settings.epochs, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            logits = network(batch)
+            loss = functional.cross_entropy(
+                logits, target, label_smoothing=settings.label_smoothing
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            _check_finite(loss.item(), norm.item(), number, step, rate, batch)
+            optimizer.step()
+            _average(averaged, network, settings.average, step)
+            loss_sum += loss.item() * len(target)
+            right += int((logits.argmax(1) == target).sum())
+            step += 1
+        count = len(order)
+        history.append(
+            Epoch(number, loss_sum / count, right / count, rate, count, perf_counter() - started)
+        )
+        if checkpoint is not None:
+            _save_checkpoint(checkpoint, network, optimizer, averaged, history, stamp)
+        yield history[-1]
+    network.load_state_dict(averaged)
+    _refresh_normalisation(network, images, targets, settings, seed)
+
+
+def schedule(step: int, total: int, settings: FitSettings) -> float:
+    """Learning rate at a step: linear rise, then half a cosine down to a hundredth."""
+    rise = max(1, round(settings.warmup * total))
+    if step < rise:
+        return settings.learning_rate * (step + 1) / rise
+    done = (step - rise) / max(1, total - rise)
+    return settings.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def predict(
+    network: nn.Module, cells: NDArray[np.uint8], *, views: int = 8, batch: int = 64
+) -> NDArray[np.float64]:
+    """Class probabilities of cells.
+
+    Args:
+        network: As `fit` left it.
+        cells: (N, S, S, 3).
+        views: 1, or 8 for the mean over quarter turns and mirror images.
+        batch: Images at a time; it doesn't change the result beyond rounding.
+
+    Returns:
+        (N, K); rows sum to 1.
+    """
+    import torch
+
+    network.eval().to(memory_format=torch.channels_last)
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(cells), batch):
+            part = np.ascontiguousarray(cells[start : start + batch].transpose(0, 3, 1, 2))
+            images = normalise(torch.from_numpy(part).float().div_(255))
+            seen = eight_views(images) if views == 8 else [images]
+            answers = [network(v.contiguous(memory_format=torch.channels_last)) for v in seen]
+            rows.append(torch.stack([a.double().softmax(1) for a in answers]).mean(0))
+    probabilities: NDArray[np.float64] = torch.cat(rows).numpy()
+    return probabilities
+
+
+def _make_optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
+    import torch
+
+    # Decay pulls towards zero; for biases and normalisation layers zero means nothing.
+    weights = [p for p in network.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in network.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        foreach=True,
+    )
+
+
+def _average(
+    averaged: dict[str, torch.Tensor], network: nn.Module, decay: float, step: int
+) -> None:
+    import torch
+
+    # Early on the average must forget the random start quickly.
+    keep = min(decay, (1 + step) / (10 + step))
+    own = network.state_dict()
+    floats = [name for name, value in averaged.items() if value.is_floating_point()]
+    with torch.no_grad():
+        torch._foreach_lerp_([averaged[n] for n in floats], [own[n] for n in floats], 1 - keep)
+        for name, value in averaged.items():
+            if not value.is_floating_point():  # counters of batch normalisation
+                value.copy_(own[name])
+
+
+def _refresh_normalisation(
+    network: nn.Module,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    settings: FitSettings,
+    seed: int,
+) -> None:
+    """Measures the statistics of batch normalisation anew, for the averaged weights.
+
+    The running statistics belong to weights that were never used together, and after the few
+    hundred steps of a small set they still lag behind: EfficientNet, with the most such layers,
+    then answers with one class for every image.
+
+    Source: Izmailov et al. 2018, section 3.2, arXiv:1803.05407.
+    """
+    import torch
+
+    network.eval()
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean over all batches
+        layer.train()
+    generator = torch.Generator().manual_seed(seed * 100_003)
+    order = draw_epoch(targets.numpy(), balance=settings.balance, generator=generator)
+    with torch.inference_mode():
+        for batch, _ in iterate_batches(
+            images, targets, order, batch=4 * settings.batch,
+            augmentation=settings.augmentation, generator=generator,
+        ):  # fmt: skip
+            network(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+
+
+def _check_finite(
+    loss: float, norm: float, epoch: int, step: int, rate: float, batch: torch.Tensor
+) -> None:
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    if not bool(batch.isfinite().all()):
+        cause = "the images of this batch hold NaN or infinite values"
+    elif math.isfinite(loss):
+        cause = "the gradient overflowed"
+    else:
+        cause = "the weights grew until the output overflowed"
+    raise NonFiniteLossError(
+        f"Training stopped in epoch {epoch}, step {step + 1}: the loss is {loss}, the norm of the "
+        f"gradient {norm}, at a learning rate of {rate:.2g}; {cause}. Nothing after the last "
+        "checkpoint was kept. Lower --learning-rate, or look at the images with leuko scan."
+    )
+
+
+def _save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: dict[str, torch.Tensor],
+    history: list[Epoch],
+    stamp: dict[str, Any],
+) -> None:
+    """safetensors, not torch.save: it holds numbers only, so opening it can't run code."""
+    from safetensors.torch import save_file
+
+    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    tensors |= {f"average.{k}": v.contiguous() for k, v in averaged.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in state.items()}
+    facts = json.dumps({"history": [asdict(e) for e in history], "stamp": stamp})
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"leuko": facts}))
+
+
+def _load_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: dict[str, torch.Tensor],
+    stamp: dict[str, Any],
+) -> list[Epoch]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["leuko"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"The checkpoint {path} can't be read: {error}. Delete it to train this fold again."
+        ) from error
+    if facts["stamp"] != json.loads(json.dumps(stamp)):
+        raise WeightsError(
+            f"The checkpoint {path} belongs to a training with other settings or images. "
+            "Delete it to train this fold again."
+        )
+    network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    )
+    for name, value in averaged.items():
+        value.copy_(tensors[f"average.{name}"])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return [Epoch(**record) for record in facts["history"]]

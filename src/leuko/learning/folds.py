@@ -1,0 +1,166 @@
+"""One model on one fold, as a job that a worker process can do alone.
+
+Reads the cells from the run folder, trains on the training rows, answers for the test rows and
+leaves both answers and history in a folder of its own. A finished job is never done twice; an
+interrupted one goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.learning.fit import Epoch, FitSettings
+from leuko.storage import write_atomically
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """What a worker has to know.
+
+    Attributes:
+        run: The run folder; ``cells.npz`` in it holds the pictures.
+        model: Name of the network.
+        repeat, fold: Which split, both from 0.
+        rows: (N,) rows of ``cells.npz`` that the study uses.
+        labels: (N,) of those rows, in [0, K).
+        train, test: Indices into `rows`.
+        classes: K.
+        settings: The protocol.
+        init: Start of the weights, see `leuko.learning.models.build`.
+        seed: Of the study; that of the job depends on it, the repeat and the fold.
+        keep_weights: Whether the trained weights stay in the job's folder.
+    """
+
+    run: Path
+    model: str
+    repeat: int
+    fold: int
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    classes: int
+    settings: FitSettings
+    init: str
+    seed: int
+    keep_weights: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the job leaves its results."""
+        name = self.model.replace(":", "-").replace("/", "-")
+        return self.run / "fits" / f"{name}-r{self.repeat}-f{self.fold}"
+
+    @property
+    def fit_seed(self) -> int:
+        """The same for every model of a study, so that all start and shuffle alike."""
+        state = np.random.SeedSequence([self.seed, self.repeat, self.fold]).generate_state(1)
+        return int(state[0] % 1_000_000)
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What a job gives.
+
+    Attributes:
+        probabilities: (M, K) for the test rows, in their order.
+        history: One record per epoch.
+        parameters: Trainable weights.
+        flops: Operations for one picture.
+    """
+
+    probabilities: NDArray[np.float64]
+    history: list[Epoch]
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Sent by a worker after each epoch."""
+
+    model: str
+    repeat: int
+    fold: int
+    epoch: Epoch
+
+
+def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
+    """Does one job, or reads what it gave when it was done before.
+
+    Args:
+        job: What to do.
+        send: Receives a `Progress` per epoch, and None before each step so that a worker whose
+            parent is gone can end.
+    """
+    import torch
+
+    from leuko.learning.fit import fit, predict
+    from leuko.learning.models import build, count_flops, count_parameters
+
+    torch.set_num_threads(1)
+    done = read_result(job)
+    if done is not None:
+        return done
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with np.load(job.run / "cells.npz", allow_pickle=False) as file:
+        cells = file["cells"][job.rows]
+    size = cells.shape[1]
+    network = build(job.model, job.classes, size=size, init=job.init, seed=job.fit_seed)
+    flops = count_flops(network, size)
+    checkpoint = job.folder / "checkpoint.safetensors"
+    history = []
+    for epoch in fit(
+        network,
+        cells[job.train],
+        job.labels[job.train],
+        job.settings,
+        seed=job.fit_seed,
+        checkpoint=checkpoint,
+        at_step=lambda: send(None),
+    ):
+        history.append(epoch)
+        send(Progress(job.model, job.repeat, job.fold, epoch))
+    probabilities = predict(network, cells[job.test], views=job.settings.views)
+    if job.keep_weights:
+        from safetensors.torch import save_file
+
+        tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
+        write_atomically(job.folder / "weights.safetensors", lambda p: save_file(tensors, p))
+    result = FoldResult(probabilities, history, count_parameters(network), flops)
+    _write_result(job, result)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def read_result(job: FoldJob) -> FoldResult | None:
+    """What a finished job gave; None if it isn't finished."""
+    path = job.folder / "result.json"
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text())
+    return FoldResult(
+        probabilities=np.array(facts["probabilities"], dtype=np.float64),
+        history=[Epoch(**record) for record in facts["history"]],
+        parameters=facts["parameters"],
+        flops=facts["flops"],
+    )
+
+
+def _write_result(job: FoldJob, result: FoldResult) -> None:
+    # JSON writes the shortest digits that give the same double again, so a result that was
+    # read back equals the one that was computed.
+    facts = {
+        "probabilities": result.probabilities.tolist(),
+        "history": [asdict(epoch) for epoch in result.history],
+        "parameters": result.parameters,
+        "flops": result.flops,
+    }
+    write_atomically(job.folder / "result.json", json.dumps(facts))

@@ -1,0 +1,258 @@
+"""The three families by one list of names, and any other backbone as ``timm:NAME``.
+
+Knows networks and their starting weights; knows nothing of images on disk, folds or losses.
+PyTorch is imported by the functions that build a network, never by those that check a name,
+so that a wrong option is answered at once.
+
+Every network is the published convolutional body with one new linear layer for the classes
+of the study. AlexNet gives up its two fully connected layers of 4,096 (54 of its 61 million
+weights): they were made for a 6 × 6 map of features, which an image of 64 to 128 pixels doesn't
+give, and repeating a 1 × 1 or 2 × 2 map until it is 6 × 6 adds weights but no information.
+Its body also starts from He's initialisation: with PyTorch's default the signal shrinks by
+about half in each of its layers without normalisation, which is how a fair-looking protocol
+leaves AlexNet at one class for every image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leuko.errors import InputSizeError, MissingExtraError, UnknownNameError, WeightsError, suggest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be known of a network before it is built.
+
+    Attributes:
+        name: As given on the command line.
+        family: ``resnet``, ``efficientnet``, ``alexnet`` or ``timm``.
+        smallest: Smallest side of a square input in pixels that leaves at least one position
+            in each feature map.
+    """
+
+    name: str
+    family: str
+    smallest: int
+
+
+_RESNETS = ("resnet18", "resnet34", "resnet50")
+_EFFICIENTNETS = (*(f"efficientnet_b{i}" for i in range(8)), "efficientnet_v2_s")
+
+# ResNet and EfficientNet halve an image five times; 32 pixels leave one position. AlexNet's
+# third pooling needs 63: (((63 + 4 - 11) // 4 + 1 - 3) // 2 + 1 - 3) // 2 + 1 = 3.
+ARCHITECTURES: dict[str, Architecture] = {
+    **{name: Architecture(name, "resnet", 32) for name in _RESNETS},
+    **{name: Architecture(name, "efficientnet", 32) for name in _EFFICIENTNETS},
+    "alexnet": Architecture("alexnet", "alexnet", 63),
+}
+
+DEFAULT_MODELS = ("resnet18", "efficientnet_b0", "alexnet")
+STARTS = ("random", "imagenet")
+
+
+def find_architecture(name: str) -> Architecture:
+    """Looks a name up.
+
+    Args:
+        name: One of `ARCHITECTURES`, or ``timm:`` and the name of a timm model.
+
+    Raises:
+        UnknownNameError: No such network; the message suggests the nearest name.
+    """
+    if name.startswith("timm:") and len(name) > len("timm:"):
+        # What timm's hundreds of networks accept can only be found by trying; build() tries.
+        return Architecture(name, "timm", 1)
+    try:
+        return ARCHITECTURES[name]
+    except KeyError:
+        raise UnknownNameError(
+            f"There is no model {name!r}. {suggest(name, list(ARCHITECTURES))} "
+            "Any model of timm is available as timm:NAME."
+        ) from None
+
+
+def check_input_size(name: str, size: int) -> None:
+    """Refuses an image size that the network can't digest.
+
+    Raises:
+        InputSizeError: `size` is below the network's smallest.
+        UnknownNameError: No such network.
+    """
+    architecture = find_architecture(name)
+    if size < architecture.smallest:
+        raise InputSizeError(
+            f"{name} needs images of at least {architecture.smallest} x {architecture.smallest} "
+            f"pixels, but the study's size is {size}. Every model of a study sees the same images: "
+            f"use --size {architecture.smallest} or more, or leave {name} out."
+        )
+
+
+def build(name: str, classes: int, *, size: int, init: str = "random", seed: int) -> nn.Module:
+    """Builds a network with `classes` outputs.
+
+    Args:
+        name: See `find_architecture`.
+        classes: K; the network gives (B, K) logits.
+        size: Side of the square input in pixels, for the check of the smallest size.
+        init: ``random``; ``imagenet`` (weights of torchvision or timm, downloaded if need be);
+            or the path of a safetensors file, whose tensors replace those of the same name and
+            shape (the last layer may differ).
+        seed: Decides the random weights.
+
+    Raises:
+        MissingExtraError: PyTorch, torchvision or timm isn't installed.
+        InputSizeError: `size` is too small for the network.
+        UnknownNameError: No such network.
+        WeightsError: The starting weights can't be had or don't fit.
+    """
+    architecture = find_architecture(name)
+    check_input_size(name, size)
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            "Training needs PyTorch, which isn't installed. Install it with: "
+            "pip install 'leuko[train]'"
+        ) from error
+    # Networks draw their weights from PyTorch's global generator and take no other;
+    # fork_rng gives the caller's state back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if architecture.family == "timm":
+            network = _build_timm(name, classes, size, pretrained=init == "imagenet")
+        else:
+            network = _build_torchvision(architecture, classes, pretrained=init == "imagenet")
+    if init not in STARTS:
+        _load_start(network, Path(init))
+    return network
+
+
+def _build_torchvision(architecture: Architecture, classes: int, *, pretrained: bool) -> nn.Module:
+    import torch
+    import torchvision
+    from torch import nn
+
+    make = getattr(torchvision.models, architecture.name)
+    network: nn.Module
+    try:
+        network = make(weights="DEFAULT" if pretrained else None)
+    except OSError as error:
+        raise WeightsError(
+            f"ImageNet weights for {architecture.name} aren't in the cache "
+            f"({torch.hub.get_dir()}) and could not be downloaded ({error}). Connect to the "
+            "internet once, or start with --init random or --init FILE."
+        ) from error
+    if architecture.family == "resnet":
+        network.fc = nn.Linear(network.fc.in_features, classes)  # type: ignore[union-attr, arg-type]
+    elif architecture.family == "efficientnet":
+        head = network.classifier
+        network.classifier = nn.Sequential(
+            nn.Dropout(0.2),
+            nn.Linear(head[1].in_features, classes),  # type: ignore[index]
+        )
+    else:
+        if not pretrained:
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        network.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, classes))
+    return network
+
+
+def _build_timm(name: str, classes: int, size: int, *, pretrained: bool) -> nn.Module:
+    import torch
+
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{name} needs timm, which isn't installed. Install it with: pip install 'leuko[train]'"
+        ) from error
+    backbone = name.removeprefix("timm:")
+    if not timm.is_model(backbone):
+        raise UnknownNameError(
+            f"timm has no model {backbone!r}. {suggest(backbone, timm.list_models())}"
+        )
+    try:
+        network: nn.Module = timm.create_model(backbone, pretrained=pretrained, num_classes=classes)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"timm could not give pretrained weights for {backbone} ({error}). "
+            "Connect to the internet once, or start with --init random."
+        ) from error
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise InputSizeError(
+            f"{name} does not accept images of {size} x {size} pixels: {error}. "
+            "Choose another --size."
+        ) from error
+    return network.train()
+
+
+def _load_start(network: nn.Module, path: Path) -> None:
+    """Puts a file's tensors into a network; only the last layer may be missing or differ."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no file of weights at {path}. --init takes random, imagenet or the path "
+            "of a .safetensors file."
+        )
+    try:
+        given = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} can't be read as safetensors: {error}. Leuko never loads pickled weights "
+            "(.pt, .pth), because a pickle can run code."
+        ) from error
+    own = network.state_dict()
+    last = list(own)[-2:]  # weight and bias of the layer that names the classes
+    unknown = sorted(set(given) - set(own))
+    missing = sorted(set(own) - set(given) - set(last))
+    wrong = [k for k in given if k in own and given[k].shape != own[k].shape and k not in last]
+    broken = [k for k, v in given.items() if v.is_floating_point() and not v.isfinite().all()]
+    for what, names in (
+        ("tensors that the network doesn't have", unknown),
+        ("no tensors for parts of the network", missing),
+        ("tensors of another shape", wrong),
+        ("tensors with NaN or infinite values", broken),
+    ):
+        if names:
+            raise WeightsError(
+                f"{path} holds {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}. "
+                "It was made for another network; choose the model that it belongs to."
+            )
+    fitting = {k: v.to(own[k].dtype) for k, v in given.items() if v.shape == own[k].shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable weights."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def count_flops(network: nn.Module, size: int) -> int:
+    """Floating-point operations of one forward pass of one (3, size, size) image.
+
+    A multiplication and an addition count as two, as PyTorch's own counter does.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, size, size))
+    network.train(training)
+    return int(counter.get_total_flops())

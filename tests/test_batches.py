@@ -1,0 +1,112 @@
+"""Sampling and augmentation: what is drawn, how far, and that it can be repeated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from leuko.learning.batches import (
+    Augmentation,
+    augment,
+    draw_epoch,
+    eight_views,
+    iterate_batches,
+    normalise,
+)
+
+STILL = Augmentation(
+    rotation=0, flips=False, scale=0, shift=0, brightness=0, contrast=0, saturation=0, stain=0
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count: int = 6, size: int = 32) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=generator(9)) * 0.6 + 0.2
+
+
+def test_a_balanced_epoch_shows_each_class_as_often_as_the_largest():
+    labels = np.repeat([0, 1, 3], [50, 7, 20])
+    order = draw_epoch(labels, balance=True, generator=generator())
+    assert np.bincount(labels[order]).tolist() == [50, 50, 0, 50]
+    shown = np.bincount(order, minlength=len(labels))
+    for k in (0, 1, 3):
+        of_class = shown[labels == k]
+        assert of_class.max() - of_class.min() <= 1, "each image is repeated equally often"
+
+
+def test_an_unbalanced_epoch_shows_each_image_once():
+    order = draw_epoch(np.repeat([0, 1], [9, 4]), balance=False, generator=generator())
+    assert sorted(order) == list(range(13))
+
+
+def test_an_epoch_depends_on_its_generator_alone():
+    labels = np.repeat([0, 1], [30, 10])
+    draws = [draw_epoch(labels, balance=True, generator=generator(s)).tolist() for s in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_without_freedom_augmentation_changes_nothing():
+    x = pictures()
+    assert torch.allclose(augment(x, STILL, generator()), x, atol=1e-5)
+
+
+def test_each_image_of_a_batch_gets_parameters_of_its_own():
+    x = pictures(1).expand(8, -1, -1, -1)
+    y = augment(x, Augmentation(), generator())
+    assert all(not torch.allclose(y[i], y[j]) for i in range(8) for j in range(i))
+
+
+def test_augmentation_keeps_its_range_and_repeats_with_its_seed():
+    x = pictures()
+    y = augment(x, Augmentation(erase=1.0), generator(3))
+    assert y.shape == x.shape
+    assert y.min() >= 0
+    assert y.max() <= 1
+    assert torch.equal(y, augment(x, Augmentation(erase=1.0), generator(3)))
+
+
+def test_mirroring_alone_gives_the_picture_or_its_mirror_image():
+    x = pictures(16)
+    y = augment(x, Augmentation(**{**STILL.__dict__, "flips": True}), generator())
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(x, y, strict=True)]
+    mirrored = [torch.allclose(a.flip(-1), b, atol=1e-5) for a, b in zip(x, y, strict=True)]
+    assert all(s != m for s, m in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_no_border_is_invented():
+    """A shifted picture of one colour stays of one colour: no black corners, no mirror images."""
+    x = torch.full((4, 3, 32, 32), 0.7)
+    y = augment(x, Augmentation(**{**STILL.__dict__, "shift": 0.4, "rotation": 90}), generator())
+    assert torch.allclose(y, x, atol=1e-5)
+
+
+def test_every_image_is_in_a_batch_and_no_batch_is_tiny():
+    cells = torch.zeros(33, 3, 8, 8, dtype=torch.uint8)
+    labels = torch.arange(33)
+    seen = [
+        target
+        for _, target in iterate_batches(
+            cells, labels, np.arange(33), batch=16, augmentation=STILL, generator=generator()
+        )
+    ]
+    assert sorted(torch.cat(seen).tolist()) == list(range(33))
+    assert min(map(len, seen)) >= 8
+
+
+def test_normalising_uses_fixed_numbers():
+    grey = torch.full((1, 3, 4, 4), 0.5)
+    expected = [(0.5 - m) / d for m, d in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]  # noqa: B905
+    assert normalise(grey)[0, :, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_the_eight_views_are_eight_and_keep_every_pixel():
+    x = pictures(1, 5)
+    views = list(eight_views(x))
+    assert len({tuple(v.flatten().tolist()) for v in views}) == 8
+    assert all(torch.equal(v.flatten().sort().values, x.flatten().sort().values) for v in views)

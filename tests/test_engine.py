@@ -1,0 +1,54 @@
+"""Jobs in processes: results, messages, errors, and workers that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from leuko.engine import count_cores, map_jobs
+from leuko.errors import SettingsError, TrainingError
+
+
+def square(job, send):
+    send(f"at {job}")
+    send(None)
+    return job * job
+
+
+def fail(job, send):
+    raise SettingsError(f"job {job} can't be done")
+
+
+def die(job, send):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count_threads(job, send):
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def test_every_job_gives_its_result_and_its_messages():
+    messages: list[str] = []
+    done = dict(map_jobs(square, range(5), workers=2, on_message=messages.append))
+    assert done == {i: i * i for i in range(5)}
+    assert sorted(messages) == [f"at {i}" for i in range(5)]
+
+
+def test_a_worker_has_one_thread():
+    assert dict(map_jobs(count_threads, [0], workers=1, on_message=print)) == {0: "1"}
+
+
+def test_an_error_of_a_job_arrives_as_it_was():
+    with pytest.raises(SettingsError, match="job 0 can't be done"):
+        list(map_jobs(fail, [0, 1], workers=1, on_message=print))
+
+
+def test_a_killed_worker_is_one_clear_sentence():
+    with pytest.raises(TrainingError, match=r"ended from outside.*--resume"):
+        list(map_jobs(die, [0], workers=1, on_message=print))
+
+
+def test_there_is_at_least_one_core():
+    assert count_cores() >= 1

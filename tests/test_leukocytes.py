@@ -1,0 +1,132 @@
+"""Leukocytes are found whole, at one scale, at any magnification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from leuko.data.image import read_image, resize_image
+from leuko.data.leukocytes import (
+    Leukocyte,
+    choose_leukocyte,
+    cut_cell,
+    cut_field,
+    estimate_scale,
+    estimate_set_scales,
+    find_leukocytes,
+)
+from leuko.errors import ShapeError
+
+Field = NDArray[np.uint8]
+
+
+def draw_field(
+    cells: list[tuple[int, int]], height: int = 480, width: int = 640, seed: int = 0
+) -> Field:
+    """Red cells 104 px wide on a lattice, leukocytes 180 px wide with two lobes on top."""
+    rng = np.random.default_rng(seed)
+    field = np.full((height, width, 3), (210, 212, 208), dtype=float)
+    y, x = np.mgrid[:height, :width]
+    for row, top in enumerate(range(30, height, 125)):
+        for left in range(30 + 60 * (row % 2), width, 130):
+            if all(np.hypot(left - cx, top - cy) > 150 for cx, cy in cells):
+                field[np.hypot(x - left, y - top) < 52] = (188, 165, 155)
+    for cx, cy in cells:
+        field[np.hypot(x - cx, y - cy) < 90] = (195, 175, 200)
+        for side in (-28, 28):
+            field[np.hypot(x - cx - side, y - cy) < 38] = (120, 90, 180)
+    return np.clip(field + rng.normal(0, 2, field.shape), 0, 255).astype(np.uint8)
+
+
+def overlap(cell: Leukocyte, box: tuple[float, float, float, float]) -> float:
+    w = min(cell.x1, box[2]) - max(cell.x0, box[0])
+    h = min(cell.y1, box[3]) - max(cell.y0, box[1])
+    both = max(0.0, w) * max(0.0, h)
+    areas = (cell.x1 - cell.x0) * (cell.y1 - cell.y0) + (box[2] - box[0]) * (box[3] - box[1])
+    return both / (areas - both)
+
+
+def test_finds_every_cell_whole() -> None:
+    centres = [(150, 150), (480, 320)]
+    found = find_leukocytes(draw_field(centres))
+    assert len(found) == 2
+    for x, y in centres:
+        assert max(overlap(c, (x - 90, y - 90, x + 90, y + 90)) for c in found) > 0.75
+    assert all(0.5 < c.score <= 1 for c in found)
+
+
+def test_a_field_without_leukocytes_has_none() -> None:
+    field = draw_field([])
+    assert find_leukocytes(field) == []
+    assert choose_leukocyte([], field).score == 0
+
+
+def test_same_cell_at_half_the_magnification() -> None:
+    field = draw_field([(300, 240)])
+    half = resize_image(field, 240, 320)
+    assert estimate_scale(half) == pytest.approx(estimate_scale(field) / 2, rel=0.08)
+    big, small = (choose_leukocyte(find_leukocytes(f), f) for f in (field, half))
+    assert small.x1 - small.x0 == pytest.approx((big.x1 - big.x0) / 2, abs=4)
+    a, b = cut_cell(field, big, 64), cut_cell(half, small, 64)
+    assert float(np.abs(a.astype(int) - b).mean()) < 6
+
+
+def test_window_moves_inwards_at_the_border() -> None:
+    field = draw_field([(60, 60)])
+    cell = choose_leukocyte(find_leukocytes(field), field)
+    cut = cut_cell(field, cell, 96)
+    side = round(20 * cell.scale)
+    assert np.array_equal(cut, resize_image(field[:side, :side], 96, 96))
+
+
+def test_a_picture_smaller_than_the_window_gets_its_edge_colour() -> None:
+    field = np.full((40, 60, 3), 200, dtype=np.uint8)
+    field[:, :30] = 90
+    cut = cut_cell(field, Leukocyte(10, 10, 30, 30, score=1.0, scale=5.0), 50)
+    assert cut.shape == (50, 50, 3)
+    assert set(np.unique(cut[:, [0, -1]])) == {90, 200}
+
+
+def test_nearly_touching_nuclei_of_two_cells_are_two() -> None:
+    field = draw_field([])
+    y, x = np.mgrid[:480, :640]
+    for cx in (250, 382):
+        field[np.hypot(x - cx, y - 240) < 63] = (120, 90, 180)
+    assert len(find_leukocytes(field, 13.75)) == 2
+
+
+def test_black_corners_are_not_cells() -> None:
+    field = draw_field([(330, 240)])
+    y, x = np.mgrid[:480, :640]
+    field[x + y < 250] = 0
+    assert len(find_leukocytes(field)) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 200), (20, 20)])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_odd_pictures_give_an_answer(shape: tuple[int, int], value: int) -> None:
+    field = np.full((*shape, 3), value, dtype=np.uint8)
+    cell = choose_leukocyte(find_leukocytes(field), field)
+    assert cell.score == 0
+    assert cut_cell(field, cell, 32).shape == (32, 32, 3)
+    assert cut_field(field, 32).shape == (32, 32, 3)
+    assert estimate_scale(field) > 0
+
+
+def test_wrong_arrays_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"\(H, W, 3\) uint8"):
+        find_leukocytes(np.zeros((5, 5), dtype=np.uint8))
+
+
+def test_real_fields(real_data: Path) -> None:
+    folder = next((real_data / "blood-cells").rglob("JPEGImages"))
+    fields = [read_image(f) for f in sorted(folder.glob("*.jpg"))[:60:5]]
+    ((size, scale),) = estimate_set_scales(fields).items()
+    assert size == (480, 640)
+    assert 12.5 < scale < 15
+    counts = [sum(c.score >= 0.5 for c in find_leukocytes(f, scale)) for f in fields]
+    assert min(counts) >= 1
+    assert max(counts) <= 2
