@@ -127,7 +127,7 @@ def _write_ledger(
     rows = [
         ("drop_blank_labels", "A row without a label teaches nothing.", full, full, images, images,
          [row(900, "blank_1", "", "the label is blank")]),
-        ("drop_multiple_labels", "A field with two labels has no single answer.", full, full, images,
+        ("drop_multiple_labels", "Two labels are no single answer.", full, full, images,
          images - 1, [row(901, "two_1", "NEUTROPHIL, EOSINOPHIL", "2 labels")]),
         ("drop_classes", "Too few images to learn from.", full, left, images - 1,
          images - 1 - len(gone), gone),

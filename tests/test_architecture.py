@@ -31,7 +31,7 @@ DOORS = {
     "timm": ("leuko.learning.models",),
     "torchvision": ("leuko.learning.models",),
     "torch": ("leuko.learning",),
-    "matplotlib": ("leuko.judgement.plots",),
+    "matplotlib": ("leuko.judgement.plots", "leuko.judgement.pictures", "leuko.judgement.canvas"),
     "jinja2": ("leuko.judgement.report",),
     "cyclopts": ("leuko.cli",),
     "rich": ("leuko.progress",),

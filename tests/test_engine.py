@@ -31,7 +31,7 @@ def count_threads(job, send):
 
 def test_every_job_gives_its_result_and_its_messages():
     messages: list[str] = []
-    done = dict(map_jobs(square, range(5), workers=2, on_message=messages.append))
+    done = dict(map_jobs(square, list(range(5)), workers=2, on_message=messages.append))
     assert done == {i: i * i for i in range(5)}
     assert sorted(messages) == [f"at {i}" for i in range(5)]
 

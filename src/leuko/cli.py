@@ -193,7 +193,7 @@ def clean(
     for note in manifest.notes:
         _say(note)
     if as_json:
-        sys.stdout.write(json.dumps(cleaned.ledger.to_json(), indent=1) + "\n")
+        sys.stdout.write(cleaned.ledger.to_json() + "\n")
     else:
         _say(cleaned.ledger.describe())
     if out is not None:

@@ -196,9 +196,9 @@ def compare(
         if resume is not None:
             recorded = json.loads((run / "environment.json").read_text("utf-8"))
             check_same("versions", recorded, {k: environment[k] for k in PINNED})
-        cleaned, found = _prepare_data(data, settings, run, watcher)
+        cleaned = _prepare_data(data, settings, watcher)
         splits, names = _split(cleaned, settings)
-        plan = _Plan(run, settings, found, cleaned, splits, names)
+        plan = _Plan(run, settings, cleaned, splits, names)
         if resume is None:
             where = None if data is None else str(_path_of(data).resolve())
             write_config(run, {"data": where, **asdict(settings)})
@@ -215,10 +215,13 @@ class _Plan:
 
     run: Path
     settings: StudySettings
-    found: Manifest  # every row, grouped, before cleaning
     cleaned: Cleaned
     splits: list[Split]
     names: list[str]  # image ids of the cleaned rows, in the order that splits index
+
+    @property
+    def found(self) -> Manifest:
+        return self.cleaned.found
 
     @property
     def classes(self) -> list[str]:
@@ -334,17 +337,16 @@ def _name(data: Manifest | Cleaned | str | Path) -> str:
 def _prepare_data(
     data: Manifest | Cleaned | str | Path | None,
     settings: StudySettings,
-    run: Path,
     watcher: Watcher,
-) -> tuple[Cleaned, Manifest]:
-    """Reads, groups and cleans; gives the cleaned set and all that was found."""
+) -> Cleaned:
+    """Reads, groups and cleans."""
     if isinstance(data, Cleaned):
-        return data, data.found
+        return data
     if isinstance(data, Manifest):
         manifest = data
     else:
         watcher.say("reading the images" if data is not None else "drawing the demo set")
-        manifest = scan(data, demo_folder=run / "demo-set")
+        manifest = scan(data)
     for note in manifest.notes:
         watcher.say(note)
     if settings.groups == "cell" and manifest.layout != "kaggle-augmented":
@@ -352,7 +354,7 @@ def _prepare_data(
 
         watcher.say("looking for the same cell in several images")
         manifest = group_same_cells(manifest)
-    return clean(manifest, settings.recipe, seed=settings.seed), manifest
+    return clean(manifest, settings.recipe, seed=settings.seed)
 
 
 def _split(cleaned: Cleaned, settings: StudySettings) -> tuple[list[Split], list[str]]:
@@ -456,7 +458,7 @@ def _record(plan: _Plan, watcher: Watcher) -> None:
     # Checkpoints of the jobs at work are the largest thing by far; weights are kept on wish.
     check_free_space(run, int(1e9 + (1e8 * jobs if settings.keep_weights else 0)))
     write_manifest(plan.found, run / "manifest.parquet")
-    write_atomically(run / "ledger.json", json.dumps(plan.cleaned.ledger.to_json(), indent=1))
+    write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
     rows = [
         {"repeat": s.repeat, "fold": s.fold, "image": plan.names[i], "part": part}
         for s in plan.splits

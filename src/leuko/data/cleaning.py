@@ -168,12 +168,14 @@ class Cleaned:
 
     Attributes:
         manifest: Kept rows only, in the order of the manifest that came in.
+        found: The manifest that came in.
         ledger: What each step did.
         recipe: As used.
         balance: The recipe asks for the rarer classes to be drawn several times over.
     """
 
     manifest: Manifest
+    found: Manifest
     ledger: Ledger
     recipe: Recipe
     balance: bool
@@ -231,7 +233,7 @@ def clean(manifest: Manifest, recipe: str | Path | Recipe = "classic", seed: int
             f"Look at the ledger, and at the labels:\n{ledger.describe()}"
         )
     balance = any(step.kind == "repeat_rare" for step in recipe.steps)
-    return Cleaned(manifest.with_table(manifest.table[kept]), ledger, recipe, balance)
+    return Cleaned(manifest.with_table(manifest.table[kept]), manifest, ledger, recipe, balance)
 
 
 def load_recipe(source: str | Path) -> Recipe:

@@ -49,7 +49,7 @@ _ROWS_AT_A_TIME = 256
 # 12- and 14-bit cameras often write their values unscaled into 16 bits; read as 16 bits the
 # picture would be nearly black. A bright-field image whose brightest pixel is a quarter of the
 # range doesn't occur otherwise.
-_LEAST_OF_16_BITS = 1 << 14
+_LEAST_OF_16_BITS = (1 << 14) >> 8  # its high byte
 
 
 def read_image(source: Source) -> Pixels:
@@ -233,14 +233,16 @@ def _decode(header: ImageHeader, data: bytes) -> Pixels:
 def _to_rgb(opened: Callable[[], Image.Image], header: ImageHeader) -> Pixels:
     image = opened()
     if header.bits == 16:
-        values = _read_16_bits(opened, image)
+        high, low = _read_16_bits(opened, image)
         if header.inverted:
-            values = 65535 - values
-        if values[..., :3].max() < _LEAST_OF_16_BITS:
-            raise refuse("bit_depth", f"16 bits whose brightest value is {values.max()}")
-        pixels = _scale_16_bits(values)
+            high, low = 255 - high, 255 - low
+        if high[..., :3].max() < _LEAST_OF_16_BITS:
+            raise refuse("bit_depth", "16 bits of which at most the lower 14 are used")
+        pixels = _scale_16_bits(high, low)
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
     elif image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        pixels = np.array(image.convert("RGBA"))
+        pixels = np.asarray(image.convert("RGBA"))
     elif image.mode in ("L", "P", "RGB", "RGBX", "YCbCr"):
         pixels = np.array(image.convert("RGB"))
     else:
@@ -250,33 +252,34 @@ def _to_rgb(opened: Callable[[], Image.Image], header: ImageHeader) -> Pixels:
     return pixels
 
 
-def _read_16_bits(opened: Callable[[], Image.Image], image: Image.Image) -> NDArray[np.uint16]:
-    """All 16 bits of each channel, (H, W, 3 or 4).
+def _read_16_bits(opened: Callable[[], Image.Image], image: Image.Image) -> tuple[Pixels, Pixels]:
+    """The high and the low bytes of each channel, each (H, W, 1, 3 or 4).
 
     Pillow keeps 16 bits for grey only; of colours it unpacks the high byte. Decoded a second
     time with the byte order swapped, it unpacks the low byte.
     """
-    values: NDArray[np.uint16]
     key = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16)
-        values = np.repeat(grey[..., None], 3, axis=2)
+        grey = np.asarray(image)[..., None]
+        high, low = (grey >> 8).astype(np.uint8), (grey & 255).astype(np.uint8)
     else:
         raw = _raw_mode(image)
         if raw == "LA;16B":  # four bytes a pixel: grey high, grey low, alpha high, alpha low
-            both = np.asarray(_with_raw_mode(opened(), "RGBA")).astype(np.uint16)
-            words = np.bitwise_or(both[..., ::2] << 8, both[..., 1::2], dtype=np.uint16)
-            return np.take(words, [0, 0, 0, 1], axis=-1)
+            both = np.asarray(_with_raw_mode(image, "RGBA"))
+            return both[..., [0, 0, 0, 2]], both[..., [1, 1, 1, 3]]
         swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
         if raw[:-1] not in ("RGB;16", "RGBX;16", "RGBA;16"):
             raise refuse("unsupported", f"16-bit pixels packed as {raw!r}")
+        high = np.asarray(image)
+        image.close()  # at 25 megapixels each copy counts
         low = np.asarray(_with_raw_mode(opened(), raw[:-1] + swapped[raw[-1]]))
-        values = np.asarray(image).astype(np.uint16)
-        values = np.bitwise_or(values << 8, low, dtype=np.uint16)
     if key is not None:  # one colour of a PNG that means "transparent"
-        alpha = np.where((values == np.asarray(key)).all(axis=-1), 0, 65535).astype(np.uint16)
-        values = np.concatenate([values, alpha[..., None]], axis=-1)
-    return values
+        hidden = (high == np.asarray(key) >> 8) & (low == np.asarray(key) & 255)
+        alpha = np.where(hidden.all(axis=-1, keepdims=True), 0, 255).astype(np.uint8)
+        colours = [0, 0, 0] if high.shape[2] == 1 else [0, 1, 2]
+        high = np.concatenate([high[..., colours], alpha], axis=-1)
+        low = np.concatenate([low[..., colours], alpha], axis=-1)
+    return high, low
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -292,12 +295,14 @@ def _with_raw_mode(image: Image.Image, raw: str) -> Image.Image:
     return image
 
 
-def _scale_16_bits(values: NDArray[np.uint16]) -> Pixels:
+def _scale_16_bits(high: Pixels, low: Pixels) -> Pixels:
     """Rounds v / 257, so that 65535 becomes 255; a strip at a time, to need little memory."""
-    out = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), _ROWS_AT_A_TIME):
-        strip = values[top : top + _ROWS_AT_A_TIME].astype(np.uint32)
-        out[top : top + _ROWS_AT_A_TIME] = (strip + 128) // 257
+    out = np.empty(high.shape, np.uint8)
+    for top in range(0, len(high), _ROWS_AT_A_TIME):
+        strip = slice(top, top + _ROWS_AT_A_TIME)
+        # v = 256 high + low = 257 high + rest, so v / 257 rounds to high, or to a neighbour.
+        rest = low[strip].astype(np.int16) - high[strip]
+        out[strip] = high[strip] + (rest > 128) - (rest < -128).astype(np.uint8)
     return out
 
 
@@ -306,10 +311,10 @@ def _lay_on_white(pixels: Pixels) -> Pixels:
         raise refuse("transparent", "a picture that is transparent everywhere")
     out = np.empty((*pixels.shape[:2], 3), np.uint8)
     for top in range(0, len(pixels), _ROWS_AT_A_TIME):
-        strip = pixels[top : top + _ROWS_AT_A_TIME].astype(np.uint32)
-        alpha = strip[..., 3:]
-        mixed = (strip[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
-        out[top : top + _ROWS_AT_A_TIME] = mixed
+        strip = slice(top, top + _ROWS_AT_A_TIME)
+        alpha = pixels[strip, :, 3:].astype(np.uint16)
+        mixed = pixels[strip, :, :3] * alpha + 255 * (255 - alpha) + 127  # fits into 16 bits
+        out[strip] = (mixed + 1 + (mixed >> 8)) >> 8  # mixed // 255, exactly
     return out
 
 

@@ -6,9 +6,9 @@ one group are resampled together, and repeats of one image count once.
 What the numbers cover: new images of the same kind, given the networks as they were trained here.
 With one repeat nothing is known about training the same family again, and "better" is a word about
 these fitted networks: in a simulation (n = 300, accuracy 85 %) two equal families whose training
-runs vary by 2 points (standard deviation) were told apart in 13 % of cases, by 4 points in 36 %.
+runs vary by 2 points (standard deviation) were told apart in 18 % of cases, by 4 points in 40 %.
 With more repeats that variance is estimated and added to the intervals (see `interval`): the same
-cases gave 4 and 9 % for two repeats, 9 and 10 % for three, 4 and 6 % for five. Repeats train on
+cases gave 8 and 12 % for two repeats, 8 and 11 % for three, 5 and 7 % for five. Repeats train on
 much the same images, so what another data set would do to the ranking stays unknown.
 
 A tie means that the data can't tell, not that the models are equal.

@@ -115,10 +115,22 @@ def with_limits(model: Mapping[str, Any], metric: str) -> str:
     return f"{percent(value)} % (95 % interval {percent(low)} to {percent(high)} %)"
 
 
+def judged(results: Mapping[str, Any]) -> int:
+    """Images that the chosen model answered: all of the set, or the test part of a given split."""
+    return int(results["models"][results["best"]].get("n", results["data"]["images"]))
+
+
+def tested(results: Mapping[str, Any]) -> dict[str, int]:
+    """Images per class that were judged."""
+    rows = results["models"][results["best"]]["per_class"]
+    counts = results["data"]["counts"]
+    return {c: min(int(row["n"]), int(counts.get(c, row["n"]))) for c, row in rows.items()}
+
+
 def answer(results: Mapping[str, Any]) -> list[str]:
     """The result in a few sentences: the best, whether the data can tell, and over the baseline."""
     models, best = results["models"], results["best"]
-    n = results["data"]["images"]
+    n = judged(results)
     first = (
         f"{best} reaches an accuracy of {with_limits(models[best], 'accuracy')} and a balanced "
         f"accuracy of {with_limits(models[best], 'balanced_accuracy')} on {quantity(n, 'image')} "
@@ -184,7 +196,7 @@ def _over_colour(results: Mapping[str, Any]) -> str:
         f"{points(pair['high'])})"
     )
     return {
-        "better": f"{start}; {best} adds {gap}.",
+        "better": f"{start}; {best} is better by {gap}.",
         "tie": f"{start}; the difference of {best} to it is {gap}, a tie: these data don't show "
         "that the network adds anything over colour.",
         "worse": f"{start}; {best} is worse: {gap}. Here the network adds nothing over colour.",
@@ -227,10 +239,10 @@ def small_classes(counts: Mapping[str, int]) -> list[str]:
 
 def limits(results: Mapping[str, Any], lost: Sequence[str]) -> list[str]:
     """What these numbers don't say; ``lost`` are the classes that cleaning dropped whole."""
-    data, counts = results["data"], results["data"]["counts"]
+    data, counts = results["data"], tested(results)
     smallest = min(counts, key=lambda c: (counts[c], c))
     said = [
-        f"One set: {data['name']}, {quantity(data['images'], 'image')} after cleaning. Intervals "
+        f"One set: {data['name']}, {quantity(judged(results), 'image')} judged. Intervals "
         "say how far the figures would move with other images of the same origin. They say "
         "nothing about another microscope, camera, stain or laboratory.",
         f"The smallest class is {smallest} with {quantity(counts[smallest], 'image')}; no "
@@ -247,9 +259,9 @@ def limits(results: Mapping[str, Any], lost: Sequence[str]) -> list[str]:
             f"{listing(lost)} were dropped in cleaning: these models don't know them and give "
             "such a cell the name of another class."
         ))  # fmt: skip
-    if str(results["protocol"].get("groups")) in ("file", "none", "image"):
+    if str(results["protocol"].get("groups")) != "cell":
         said.insert(2, (
-            "Images were split file by file. If two files show the same cell, one may have been "
-            "trained on and the other tested, and the figures are then too good."
+            "Which images show the same cell was not looked for. If one of two such images was "
+            "trained on and the other tested, the figures are too good."
         ))  # fmt: skip
     return said

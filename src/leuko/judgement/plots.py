@@ -1,428 +1,60 @@
-"""Draws numbers and pictures that were computed elsewhere. The only door to matplotlib.
+"""Draws numbers that were computed elsewhere.
 
 Every ``draw_`` function takes plain arrays, mappings or tables and returns a ``Figure``;
-``save_figure`` writes it as PNG and SVG, byte for byte the same each time. No pyplot, no state:
-the style is set around each drawing and put back. This module computes no statistic, reads no
-file and knows no run; names that come from data are drawn as plain text, never as markup.
-
-One file on purpose, although long: one style, one palette, one way to place a name.
+``save_figure`` writes it as PNG and SVG, byte for byte the same each time. This module computes
+no statistic, reads no file and knows no run. The look is in ``canvas``; what shows cells is in
+``pictures`` and can be had from here too.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import textwrap
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
-import matplotlib as mpl
-import matplotlib.style
 import numpy as np
 import polars as pl
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from leuko.errors import ShapeError
-from leuko.judgement.metrics import ReliabilityCurve
-from leuko.storage import explain_storage_faults, write_atomically
-
-Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float64]
-P = ParamSpec("P")
-
-DPI = 150  # of the PNG; the picture figures are laid out in these pixels
-WIDTH = 7.0  # inches: the text width of an A4 page with 16 mm margins
-INK, QUIET, RULE, WASH = "#1b2027", "#626a75", "#d5dae1", "#e9ecf1"
-
-# Okabe and Ito 2008, for models; Tol 2021 "muted", for classes: both tell apart under the three
-# kinds of colour blindness. Grey paper is served by markers, line styles and direct names.
-MODEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#A6478B", "#C98A00", "#3A9BD6", "#4D4D4D")
-CLASS_COLOURS = (
-    "#44609C", "#CC6677", "#2A8C7A", "#B99F3C", "#882255", "#6FB7DB", "#7D7F28", "#AA6FB0",
-    "#8A8F98",
+from leuko.judgement.canvas import (
+    BASELINE_COLOUR,
+    INK,
+    MARKERS,
+    QUIET,
+    RULE,
+    WASH,
+    WIDTH,
+    arrange,
+    class_colours,
+    dark,
+    model_colours,
+    new_figure,
+    pale,
+    plain,
+    save_figure,
+    short_names,
+    styled,
 )  # fmt: skip
-BASELINE_COLOUR = "#8A8F98"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1.5, 1.2)),
-    (0, (5, 1.5, 1, 1.5)),
-    "-",
-    "-",
-    "-",
-)
+from leuko.judgement.metrics import ReliabilityCurve
+from leuko.judgement.pictures import (
+    draw_average_pictures,
+    draw_boxes,
+    draw_mistakes,
+    draw_samples,
+)  # fmt: skip
 
-STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same on every machine
-    "font.size": 7.5,
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called "$x$"
-    "axes.labelsize": 7.5,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 8,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": QUIET,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "grid.color": RULE,
-    "grid.linewidth": 0.5,
-    "lines.solid_capstyle": "round",
-    "figure.dpi": DPI,
-    "savefig.dpi": DPI,
-    "svg.hashsalt": "leuko",
-    "svg.fonttype": "path",  # looks the same without the font
-}
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws inside the house's style and puts the caller's settings back."""
-
-    @functools.wraps(draw)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.style.context(STYLE, after_reset=True):
-            figure = draw(*args, **kwargs)
-            if figure.get_layout_engine() is not None:
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")  # laid out once, not again for each file
-            return figure
-
-    return inside
-
-
-# --- saving -----------------------------------------------------------------------------------
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Writes ``NAME.png`` (150 dpi) and ``NAME.svg``; the same figure gives the same bytes.
-
-    Args:
-        figure: What a ``draw_`` function returned.
-        folder: Made if it does not exist.
-        name: File name without ending.
-
-    Returns:
-        The two paths, PNG first.
-
-    Raises:
-        StorageError: The folder can't be made, or a file can't be written.
-    """
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with explain_storage_faults(folder), mpl.style.context(STYLE, after_reset=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            png,
-            lambda p: figure.savefig(p, format="png", dpi=DPI, metadata={"Software": None}),
-        )
-        write_atomically(svg, lambda p: figure.savefig(p, format="svg", metadata=nothing))
-    return png, svg
-
-
-# --- names and colours --------------------------------------------------------------------------
-
-
-@functools.cache
-def _drawable() -> frozenset[int]:
-    """Code points that the font can draw; others would raise warnings and show as boxes."""
-    path = font_manager.findfont("DejaVu Sans")
-    return frozenset(font_manager.get_font(path).get_charmap())
-
-
-def plain(text: object, limit: int = 60) -> str:
-    """Any text as one line that the font can draw, at most ``limit`` characters long."""
-    known = _drawable()
-    kept = [
-        " " if c.isspace() else c if ord(c) in known else "□"
-        for c in str(text)
-        if c.isspace() or unicodedata.category(c)[0] != "C"
-    ]
-    line = " ".join("".join(kept).split())
-    if len(line) <= limit:
-        return line
-    limit = max(limit, 3)
-    head = math.ceil((limit - 1) * 0.6)
-    return line[:head] + "…" + line[len(line) - (limit - 1 - head) :]
-
-
-def short_names(names: Sequence[str], limit: int = 16) -> dict[str, str]:
-    """Names as they are drawn: shortened, and still different from each other."""
-    shown: dict[str, str] = {}
-    for number, name in enumerate(names, start=1):
-        text = plain(name, limit) or "(no name)"
-        if not text.replace("□", "").strip() or text in shown.values():
-            text = f"{plain(name, max(3, limit - 4))} #{number}"
-        shown[name] = text
-    return shown
-
-
-def model_colours(models: Sequence[str]) -> dict[str, str]:
-    """One colour per model by its place in ``models``: the same in every figure of a run."""
-    return {m: MODEL_COLOURS[i % len(MODEL_COLOURS)] for i, m in enumerate(models)}
-
-
-def class_colours(classes: Sequence[str]) -> dict[str, str]:
-    """One colour per class by its place in ``classes``: the same in every figure of a run."""
-    return {c: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, c in enumerate(classes)}
-
-
-def _figure(width: float, height: float, *, constrained: bool = True) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _grid(count: int, most: int) -> tuple[int, int]:
-    """Rows and columns for ``count`` panels, at most ``most`` in a row, rows about equal."""
-    rows = max(1, math.ceil(count / most))
-    return rows, max(1, math.ceil(count / rows))
-
-
-def _dark(colour: str) -> tuple[float, float, float]:
-    """The colour for words: dark enough to be read on white."""
-    r, g, b = (0.74 * part for part in to_rgb(colour))
-    return r, g, b
-
-
-def _pale(colour: str, strength: float) -> tuple[float, float, float]:
-    """The colour mixed with white; ``strength`` 1 leaves it as it is."""
-    r, g, b = (1 - strength * (1 - part) for part in to_rgb(colour))
-    return r, g, b
-
-
-# --- pictures -----------------------------------------------------------------------------------
-
-
-@dataclass
-class _Sheet:
-    """A page of pictures in pixels: one picture pixel is a whole number of page pixels."""
-
-    width: int
-    height: int
-    tiles: list[tuple[int, int, Pixels]] = field(default_factory=list)
-    words: list[tuple[float, float, str, dict[str, Any]]] = field(default_factory=list)
-
-    def put(self, x: int, y: int, pixels: Pixels) -> None:
-        self.tiles.append((x, y, pixels))
-
-    def write(self, x: float, y: float, text: str, **how: Any) -> None:
-        self.words.append((x, y, text, how))
-
-    def figure(self) -> Figure:
-        canvas = np.full((self.height, self.width, 3), 255, np.uint8)
-        for x, y, pixels in self.tiles:
-            canvas[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-        figure = _figure(self.width / DPI, self.height / DPI, constrained=False)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_axis_off()
-        extent = (0, self.width, self.height, 0)
-        axes.imshow(canvas, extent=extent, interpolation="none", aspect="auto")
-        for x, y, text, how in self.words:
-            axes.text(x, y, text, va="top", **how)
-        return figure
-
-
-def _enlarge(pixels: Pixels, target: int) -> Pixels:
-    """Each pixel as a square of whole pixels, so that the side is near ``target``, never less
-    than its own size."""
-    factor = max(1, round(target / max(pixels.shape[:2])))
-    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _check_stack(pixels: NDArray[Any], what: str) -> None:
-    if pixels.ndim != 4 or pixels.shape[-1] != 3:
-        raise ShapeError(
-            f"The pictures of {what} have the shape {pixels.shape}; expected (n, S, S, 3). "
-            "Pass the RGB pictures of one class as one array."
-        )
-
-
-@_styled
-def draw_samples(
-    pictures: Mapping[str, Pixels],
-    images: Mapping[str, Sequence[str]],
-    counts: Mapping[str, int] | None = None,
-    notes: Mapping[str, str] | None = None,
-) -> Figure:
-    """Samples of each class, one row a class, pixel for pixel as the networks see them.
-
-    Args:
-        pictures: Per class (n, S, S, 3) RGB; as many as fit into a row are drawn.
-        images: Per class the image ids, (n,), in the same order.
-        counts: Per class how many there are in all.
-        notes: Per class a remark of a few words, such as "dropped in cleaning".
-    """
-    classes = list(pictures)
-    names, left, gap, width = short_names(classes, 15), 170, 10, round(WIDTH * DPI)
-    for c in classes:
-        _check_stack(pictures[c], c)
-    side = max((_enlarge(p[0], 135).shape[0] for p in pictures.values() if len(p)), default=135)
-    longest = max((len(i) for c in classes for i in images[c]), default=0)
-    # 5.5 pt DejaVu takes about 7 page pixels a character; an id of up to 20 is shown whole
-    pitch = max(side + gap, 7 * min(longest, 20) + gap)
-    columns = max(1, (width - left + gap) // pitch)
-    step = side + 34
-    sheet = _Sheet(max(width, left + side), max(1, len(classes)) * step + 4)
-    for row, c in enumerate(classes):
-        y = row * step + 4
-        sheet.write(2, y + 2, names[c], weight="bold", size=8)
-        if counts is not None and c in counts:
-            sheet.write(2, y + 24, f"n = {counts[c]:,}", size=7, color=QUIET)
-        if notes is not None and c in notes:
-            note = "\n".join(textwrap.wrap(plain(notes[c], 60), 19))
-            sheet.write(2, y + 44, note, size=6.5, color=QUIET, linespacing=1.3)
-        shown = zip(pictures[c][:columns], images[c], strict=False)
-        for place, (pixels, image) in enumerate(shown):
-            x = left + place * pitch
-            sheet.put(x, y, _enlarge(pixels, 135))
-            sheet.write(x + 1, y + side + 5, plain(image, pitch // 7 - 1), size=5.5, color=QUIET)
-    return sheet.figure()
-
-
-@_styled
-def draw_average_pictures(
-    means: Mapping[str, Floats],
-    deviations: Mapping[str, Floats] | None = None,
-    counts: Mapping[str, int] | None = None,
-) -> Figure:
-    """The average picture of each class and, below it, where the pictures of a class differ.
-
-    Args:
-        means: Per class (S, S, 3), grey levels in [0, 255].
-        deviations: Per class (S, S), standard deviation in grey levels; darker is larger.
-        counts: Per class how many pictures were averaged.
-    """
-    classes, width, gap = list(means), round(WIDTH * DPI), 14
-    sides = [m.shape[0] for m in means.values()]
-    columns = min(5, max(1, len(classes)), max(1, (width + gap) // (max(sides, default=1) + gap)))
-    pitch = (width + gap) // max(columns, 4)  # few classes: no larger than four in a row
-    names = short_names(classes, (pitch - gap) // 11)
-    factor = max(1, (pitch - gap) // max(sides, default=1))
-    side = factor * max(sides, default=1)
-    block = 44 + (side + 8) * (2 if deviations else 1) + (38 if deviations else 12)
-    sheet = _Sheet(max(width, side), max(1, math.ceil(len(classes) / columns)) * block)
-    top = max((float(d.max()) for d in (deviations or {}).values()), default=1.0) or 1.0
-
-    def put(x: int, y: int, values: Floats) -> None:
-        pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-        sheet.put(x, y, pixels.repeat(factor, axis=0).repeat(factor, axis=1))
-
-    for number, c in enumerate(classes):
-        row, column = divmod(number, columns)
-        x, y = column * pitch, row * block
-        sheet.write(x + 1, y + 2, names[c], weight="bold", size=8)
-        if counts is not None and c in counts:
-            sheet.write(x + 1, y + 22, f"n = {counts[c]:,}", size=6.5, color=QUIET)
-        put(x, y + 44, means[c])
-        if deviations:
-            dark = 255 - deviations[c] / top * 235
-            put(x, y + side + 78, np.repeat(dark[..., None], 3, axis=2))
-            if column == 0:
-                scale = f"standard deviation: white is 0, the darkest {top:.0f} grey levels"
-                sheet.write(1, y + side + 56, scale, size=6.5, color=QUIET)
-    return sheet.figure()
-
-
-@_styled
-def draw_mistakes(
-    pictures: Pixels,
-    truths: Sequence[str],
-    predictions: Sequence[str],
-    probabilities: Sequence[float],
-    images: Sequence[str],
-) -> Figure:
-    """Wrong answers as pictures, in the order given; under each: truth → answer, probability, id.
-
-    Args:
-        pictures: (n, S, S, 3) RGB.
-        truths: Labels, (n,).
-        predictions: What the model said, (n,).
-        probabilities: The probability that the model gave its answer, (n,), in [0, 1].
-        images: Image ids, (n,).
-    """
-    _check_stack(pictures, "the mistakes")
-    width, gap, target = round(WIDTH * DPI), 16, 150
-    side = _enlarge(pictures[0], target).shape[0] if len(pictures) else target
-    pitch = max(side + gap, 170)
-    columns = max(1, min((width + gap) // pitch, max(6, 1)))
-    rows = max(1, math.ceil(len(pictures) / columns))
-    step = side + 68
-    sheet = _Sheet(max(width, pitch), rows * step)
-    if not len(pictures):
-        sheet.write(0, 10, "No wrong answer.", size=8)
-    pitch = max(pitch, (width + gap) // columns)
-    # 6.5 pt bold DejaVu takes about 10 page pixels a character; two go for the arrow
-    names = short_names(list(dict.fromkeys([*truths, *predictions])), pitch // 10 - 3)
-    for number, pixels in enumerate(pictures):
-        row, column = divmod(number, columns)
-        x, y = column * pitch, row * step
-        sheet.put(x, y, _enlarge(pixels, target))
-        sheet.write(x + 1, y + side + 5, names[truths[number]], size=6.5)
-        said = f"→ {names[predictions[number]]}"
-        sheet.write(x + 1, y + side + 21, said, size=6.5, weight="bold", color=MODEL_COLOURS[1])
-        below = f"{probabilities[number]:.2f} · {plain(images[number], 18)}"
-        sheet.write(x + 1, y + side + 38, below, size=5.8, color=QUIET)
-    return sheet.figure()
-
-
-@_styled
-def draw_boxes(
-    fields: Sequence[Pixels],
-    boxes: Sequence[Sequence[tuple[float, float, float, float]]],
-    titles: Sequence[str] | None = None,
-) -> Figure:
-    """Fields with a box around each leukocyte.
-
-    Args:
-        fields: RGB images, each (H, W, 3).
-        boxes: Per field (x0, y0, x1, y1) in pixels of the field, half open.
-        titles: Per field a line of text, such as the image id.
-    """
-    rows, columns = _grid(len(fields), 3)
-    ratio = max((f.shape[0] / f.shape[1] for f in fields), default=0.75)
-    figure = _figure(WIDTH, rows * (WIDTH / columns * ratio + 0.25))
-    for number, pixels in enumerate(fields):
-        axes = figure.add_subplot(rows, columns, number + 1)
-        axes.set_axis_off()
-        axes.imshow(pixels, interpolation="none")
-        for place, (x0, y0, x1, y1) in enumerate(boxes[number], start=1):
-            for colour, line in (("white", 2.6), (INK, 1.1)):  # seen on light and on dark
-                frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False)
-                frame.set(edgecolor=colour, linewidth=line)
-                axes.add_patch(frame)
-            axes.annotate(
-                str(place), (x0, y0), (1, 1), textcoords="offset points", size=6, va="bottom",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
-            )  # fmt: skip
-        if titles is not None:
-            axes.set_title(plain(titles[number], 34), fontsize=7, fontweight="normal")
-    return figure
-
-
-# --- classes and cleaning -------------------------------------------------------------------------
+__all__ = [
+    "Difference", "Stage", "draw_average_pictures", "draw_boxes", "draw_class_counts",
+    "draw_comparison", "draw_confusions", "draw_cost", "draw_mistakes", "draw_reliability",
+    "draw_samples", "draw_training_curves", "save_figure",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -444,7 +76,7 @@ class Stage:
     factors: Mapping[str, float] = field(default_factory=dict)
 
 
-@_styled
+@styled
 def draw_class_counts(stages: Sequence[Stage], classes: Sequence[str]) -> Figure:
     """Images per class before cleaning and after each step, a small panel a step.
 
@@ -454,8 +86,8 @@ def draw_class_counts(stages: Sequence[Stage], classes: Sequence[str]) -> Figure
         stages: The first is the set as it was found.
         classes: Every class, in the order in which rows and colours are given.
     """
-    rows, columns = _grid(len(stages), 6)
-    figure = _figure(WIDTH, rows * (0.62 + 0.2 * max(3, len(classes))))
+    rows, columns = arrange(len(stages), 6)
+    figure = new_figure(WIDTH, rows * (0.62 + 0.2 * max(3, len(classes))))
     colours, names = class_colours(classes), short_names(classes, 17)
     top = max((n for s in stages for n in s.counts.values()), default=1) or 1
     for number, stage in enumerate(stages):
@@ -499,7 +131,7 @@ def _bars(
         if changed:
             axes.barh(row, was, height=0.66, color=WASH, edgecolor=RULE, linewidth=0.5)
         strong = 1.0 if changed or before is stage.counts or stage.factors else 0.55
-        axes.barh(row, now, height=0.66, color=_pale(colours[c], strong))
+        axes.barh(row, now, height=0.66, color=pale(colours[c], strong))
         text = f"{now:,}" + (f"  ({now - was:+,})".replace("-", "−") if changed else "")
         if c in stage.factors:
             text += f"  ×{stage.factors[c]:.3g}"
@@ -512,7 +144,7 @@ def _bars(
 # --- training ---------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def draw_training_curves(history: pl.DataFrame, models: Sequence[str]) -> Figure:
     """Loss and accuracy on the augmented training batches: every fold thin, their mean bold.
 
@@ -520,10 +152,10 @@ def draw_training_curves(history: pl.DataFrame, models: Sequence[str]) -> Figure
         history: Columns model, repeat, fold, epoch, loss, accuracy (in [0, 1]).
         models: Which to draw, a column each, in the order in which colours are given.
     """
-    names = short_names(models, 20 if len(models) <= 4 else 15)
-    colours = model_colours(models)
+    names = short_names(models, {1: 40, 2: 30, 3: 22, 4: 18, 5: 18}.get(len(models), 15))
+    colours, title = model_colours(models), 8 if len(models) <= 4 else 6.2
     rows = (("loss", "training loss"), ("accuracy", "training accuracy, %"))
-    figure = _figure(WIDTH, 3.3)
+    figure = new_figure(WIDTH, 3.3)
     grid = figure.subplots(2, max(1, len(models)), sharey="row", sharex="all", squeeze=False)
     for column, model in enumerate(models):
         part = history.filter(pl.col("model") == model).sort("repeat", "fold", "epoch")
@@ -539,16 +171,16 @@ def draw_training_curves(history: pl.DataFrame, models: Sequence[str]) -> Figure
             if mean.height:
                 last = float(mean[value][-1]) * scale
                 axes.plot(mean["epoch"][-1], last, "o", ms=3, color=colours[model])
-                shown = f"{last:.1f}" if scale == 100 else f"{last:.2f}"
+                shown = f"last {last:.1f} %" if scale == 100 else f"last {last:.2f}"
                 axes.annotate(
-                    shown, (mean["epoch"][-1], last), (0, 5 if row == 0 else -5), size=6.5,
-                    textcoords="offset points", ha="right", va="bottom" if row == 0 else "top",
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8},
+                    shown, (1, 1 - row), (-2, -3 if row == 0 else 3), size=6.5, color=QUIET,
+                    xycoords="axes fraction", textcoords="offset points", ha="right",
+                    va="top" if row == 0 else "bottom",
                 )  # fmt: skip
             axes.grid(axis="y")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             if row == 0:
-                axes.set_title(names[model], color=_dark(colours[model]))
+                axes.set_title(names[model], color=dark(colours[model]), fontsize=title)
             if column == 0:
                 axes.set_ylabel(label)
     figure.supxlabel("epoch", fontsize=7.5)
@@ -558,7 +190,7 @@ def draw_training_curves(history: pl.DataFrame, models: Sequence[str]) -> Figure
 # --- judgement --------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def draw_confusions(confusions: Mapping[str, NDArray[Any]], classes: Sequence[str]) -> Figure:
     """One confusion matrix per model: rows are the truth, columns what the model said.
 
@@ -570,9 +202,9 @@ def draw_confusions(confusions: Mapping[str, NDArray[Any]], classes: Sequence[st
     """
     K = len(classes)
     names = short_names(classes, 19)
-    rows, columns = _grid(len(confusions), 3 if K <= 5 else 2)
+    rows, columns = arrange(len(confusions), 3 if K <= 5 else 2)
     panel = (WIDTH - 1.0) / columns if columns > 1 else 3.4
-    figure = _figure(1.0 + panel * columns, rows * (panel + 0.25) + 0.75)
+    figure = new_figure(1.0 + panel * columns, rows * (panel + 0.25) + 0.75)
     grid = figure.subplots(rows, columns, sharex="all", sharey="all", squeeze=False)
     shades = LinearSegmentedColormap.from_list("share", ["#ffffff", "#b9cbe2", "#23508c"])
     size = max(4.4, min(8.0, panel * 72 / K / 3.6))
@@ -621,7 +253,7 @@ def _write_field(axes: Axes, i: int, j: int, count: int, share: float, size: flo
               size=size * 0.72, color=colour)  # fmt: skip
 
 
-@_styled
+@styled
 def draw_reliability(
     bins: Mapping[str, ReliabilityCurve],
     ece: Mapping[str, tuple[float, float, float]],
@@ -635,9 +267,9 @@ def draw_reliability(
         models: Every model of the run, for the colours; default: those in ``bins``.
     """
     colours = model_colours(list(bins) if models is None else models)
-    rows, columns = _grid(len(bins), 3 if len(bins) != 4 else 2)
+    rows, columns = arrange(len(bins), 3 if len(bins) != 4 else 2)
     panel = WIDTH / max(columns, 2)
-    figure = _figure(panel * columns, rows * (panel + 0.55) if columns > 1 else 4.0)
+    figure = new_figure(panel * columns, rows * (panel + 0.55) if columns > 1 else 4.0)
     for number, (model, b) in enumerate(bins.items()):
         row, column = divmod(number, columns)
         inner = figure.add_gridspec(rows, columns)[row, column].subgridspec(
@@ -653,12 +285,12 @@ def draw_reliability(
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xticks=np.linspace(0, 1, 6), xticklabels=[])
         axes.grid()
         value, low, high = ece[model]
-        axes.set_title(plain(model, 24), color=_dark(colour), pad=15)
+        axes.set_title(plain(model, 24), color=dark(colour), pad=15)
         axes.annotate(
             f"ECE {_number(value, 3)}  ({_number(low, 3)} to {_number(high, 3)})", (0, 1), (0, 4),
             xycoords="axes fraction", textcoords="offset points", size=6.8,
         )  # fmt: skip
-        strip.bar(b.lower, b.count, b.upper - b.lower, align="edge", color=_pale(colour, 0.4),
+        strip.bar(b.lower, b.count, b.upper - b.lower, align="edge", color=pale(colour, 0.4),
                   edgecolor="white", linewidth=0.5)  # fmt: skip
         for middle, count in zip((b.lower + b.upper) / 2, b.count, strict=True):
             strip.annotate(f"{count}", (middle, count), (0, 1), size=4.6, ha="center",
@@ -697,7 +329,7 @@ METRIC_TITLES = {
 }
 
 
-@_styled
+@styled
 def draw_comparison(
     models: Mapping[str, Mapping[str, tuple[float, float, float]]],
     baselines: Mapping[str, Mapping[str, tuple[float, float, float]]],
@@ -717,7 +349,7 @@ def draw_comparison(
     """
     lines = len(models) + len(baselines) + (0.8 if baselines else 0)
     upper, lower = 0.55 + 0.25 * lines, (0.5 + 0.17 * len(pairs) if pairs else 0.0)
-    figure = _figure(WIDTH, upper + lower + (0.15 if pairs else 0))
+    figure = new_figure(WIDTH, upper + lower + (0.15 if pairs else 0))
     heights = (upper, lower) if pairs else (upper,)
     rows = figure.add_gridspec(len(heights), 1, height_ratios=heights, hspace=0.06)
     _dots(figure, rows[0].subgridspec(1, 3, wspace=0.04), models, baselines, best)
@@ -770,7 +402,7 @@ def _dots(
                 [*places.values(), *below.values()], [names[m] for m in (*ranked, *flat)]
             )
             for label, name in zip(axes.get_yticklabels(), (*ranked, *flat), strict=True):
-                label.set_color(_dark(colours.get(name, BASELINE_COLOUR)))
+                label.set_color(dark(colours.get(name, BASELINE_COLOUR)))
                 label.set_fontweight("bold" if name == best else "normal")
             if flat:
                 axes.annotate("know no morphology:", (0, middle), (-5, 0), size=6, ha="right",
@@ -799,7 +431,7 @@ def _differences(
         value = f"{100 * pair.difference:+.1f}".replace("-", "−")
         axes.annotate(f"{value}   {text}", (1, y), (6, 0), xycoords=("axes fraction", "data"),
                       textcoords="offset points", va="center", size=6.8,
-                      color=_dark(colour) if winner else QUIET,
+                      color=dark(colour) if winner else QUIET,
                       annotation_clip=False)  # fmt: skip
     axes.set_yticks(range(len(pairs)), [f"{names[p.a]} − {names[p.b]}" for p in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
@@ -810,7 +442,7 @@ def _differences(
     axes.set_title(f"paired difference in {what}, percentage points")
 
 
-@_styled
+@styled
 def draw_cost(
     accuracy: Mapping[str, tuple[float, float, float]],
     costs: Mapping[str, float],
@@ -824,7 +456,7 @@ def draw_cost(
         label: What the cost is, with its unit.
     """
     colours = model_colours(list(accuracy))
-    figure = _figure(4.6, 2.5)
+    figure = new_figure(4.6, 2.5)
     axes = figure.add_subplot()
     shown = [m for m in accuracy if m in costs and costs[m] > 0]
     names = short_names(shown, 24)
@@ -852,7 +484,7 @@ def draw_cost(
         at = (value - low) / (high - low) * 140  # points; the axes are about 140 high
         below = max(at, below + 9)
         axes.annotate(names[m], (costs[m], value), (6, below - at), textcoords="offset points",
-                      size=7, va="center", color=_dark(colours[m]))  # fmt: skip
+                      size=7, va="center", color=dark(colours[m]))  # fmt: skip
     return figure
 
 

@@ -177,7 +177,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     figures = {
         "comparison": plots.draw_comparison(drawn, flat, pairs, results["best"], metric),
         "cost": plots.draw_cost({m: d["accuracy"] for m, d in drawn.items()}, seconds,
-                                "time of fitting, seconds (logarithmic)"),
+                                "time of fitting all folds, seconds (logarithmic)"),
         "confusions": plots.draw_confusions(confusions, run.classes),
         "reliability": plots.draw_reliability(bins, ece, run.models),
         "training_curves": plots.draw_training_curves(run.history, run.models),
@@ -333,7 +333,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "metrics": findings.METRIC_NAMES, "title": _title(results), "command": _command(run),
         "answer": findings.answer(results), "demo": data["layout"] == "demo",
         "per_class": {m: findings.per_class(f, counts) for m, f in results["models"].items()},
-        "warnings": findings.small_classes(counts), "few": findings.FEW,
+        "warnings": findings.small_classes(findings.tested(results)), "few": findings.FEW,
+        "judged": findings.judged(results),
         "limits": findings.limits(results, lost), "issues": _count_issues(run.manifest),
         "steps": run.steps, "stages": _stages(run), "found": run.found,
         "folds": _fold_sizes(run), "protocol_rows": _protocol_rows(protocol, results),

@@ -1,0 +1,250 @@
+"""The report: whole, self-contained, escaped, and never saying more than the numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from leuko.errors import DataError
+from leuko.judgement import findings, report
+from run_folder import MODELS, write_run
+
+FIGURES = ("comparison", "cost", "confusions", "reliability", "training_curves", "mistakes",
+           "class_counts", "samples", "average_pictures")  # fmt: skip
+SECTIONS = ("comparison", "classes", "confusion", "reliability", "training", "mistakes", "data",
+            "protocol", "environment", "limits", "reproduce")  # fmt: skip
+HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
+
+
+class Page(HTMLParser):
+    """Collects elements, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(
+        tmp_path_factory.mktemp("run") / "a", size=32, models={"resnet18": 1.9, "alexnet": 1.2}
+    )
+    report.write_report(folder)
+    return folder
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the figures out, for tests of words and markup."""
+    monkeypatch.setattr(report, "draw_figures", lambda run: {})
+    plain = dict.fromkeys(FIGURES, "data:,")
+    render = report._render
+    monkeypatch.setattr(report, "_render", lambda run, pictures: render(run, plain))
+
+
+def change(run: Path, tmp_path: Path, name: str, edit: Any) -> Path:
+    """A copy of the run with one JSON file edited."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    facts = json.loads((copy / name).read_text("utf-8"))
+    edit(facts)
+    (copy / name).write_text(json.dumps(facts), encoding="utf-8")
+    return copy
+
+
+def test_page_is_whole(run: Path) -> None:
+    page = Page((run / "report.html").read_text("utf-8"))
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    assert set(SECTIONS) <= ids
+    assert {f"figure-{f}" for f in FIGURES} <= ids
+    for name in FIGURES:
+        assert (run / "figures" / f"{name}.png").stat().st_size > 3000
+        assert (run / "figures" / f"{name}.svg").stat().st_size > 3000
+    alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert len(alts) == len(FIGURES)
+    assert all(len(alt) > 30 for alt in alts)
+
+
+def test_page_asks_nothing_of_a_network(run: Path) -> None:
+    page = Page((run / "report.html").read_text("utf-8"))
+    assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert "://" not in value, (tag, name)
+        if name in ("src", "href"):
+            assert value.startswith(("data:image/", "#")), (tag, name, value[:40])
+    style = (run / "report.html").read_text("utf-8").split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_two_runs_of_the_report_give_the_same_bytes(
+    run: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    # the figures are compared byte by byte in test_plots
+    pages = []
+    for name in ("b", "c"):
+        copy = tmp_path / name
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("figures", "report.html"))
+        pages.append(report.write_report(copy).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_hostile_names_appear_as_text(tmp_path: Path, no_drawing: None) -> None:
+    found = {"A": 12, "B": 11}
+    kind = Page(_page(write_run(tmp_path / "kind", found=found, drop=(), size=8)))
+    evil = write_run(tmp_path / "evil", found={f"A{HOSTILE}": 12, f"B{HOSTILE}": 11}, drop=(),
+                     size=8, models={f"{m}{HOSTILE}": skill for m, skill in MODELS.items()},
+                     image=HOSTILE + "{}", name=HOSTILE, layout=HOSTILE)  # fmt: skip
+    for name in ("environment.json", "ledger.json"):
+        text = (evil / name).read_text("utf-8")
+        (evil / name).write_text(text.replace("torch", "</dd><script>x").replace("blank", "<b>"))
+    page = Page(_page(evil))
+    assert page.tags == kind.tags
+    assert [(t, n) for t, n, _ in page.attributes] == [(t, n) for t, n, _ in kind.attributes]
+    assert HOSTILE in "".join(page.words)
+
+
+def _page(run: Path) -> str:
+    return report.write_report(run).read_text("utf-8")
+
+
+def test_demo_is_marked_loudly_and_only_the_demo(
+    run: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    assert "Synthetic images" not in (run / "report.html").read_text("utf-8")
+    copy = change(run, tmp_path, "results.json", lambda r: r["data"].update(layout="demo"))
+    words = " ".join(Page(_page(copy)).words)
+    assert words.index("Synthetic images") < words.index("Comparison")
+
+
+def test_every_dropped_row_and_its_reason_is_listed(run: Path) -> None:
+    words = " ".join(Page((run / "report.html").read_text("utf-8")).words)
+    for step in json.loads((run / "ledger.json").read_text("utf-8"))["steps"]:
+        for row in step["dropped"]:
+            assert row["image"] in words
+            assert row["reason"] in words
+
+
+def test_class_with_few_images_is_warned_of(run: Path) -> None:
+    words = " ".join(Page((run / "report.html").read_text("utf-8")).words)
+    assert "MONOCYTE has 20 images" in words
+    assert "LYMPHOCYTE has 33 images" not in words
+
+
+def test_one_model_has_nothing_to_compare(tmp_path: Path, no_drawing: None) -> None:
+    run = write_run(tmp_path / "one", models={"alexnet": 1.5}, size=8)
+    assert "there is nothing to compare it with" in _page(run)
+
+
+def test_baseline_without_costs_and_missing_limits_show_dashes(
+    run: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    def edit(results: dict[str, Any]) -> None:
+        for model in results["models"].values():
+            model["auroc"] = {"value": None, "low": None, "high": None}
+
+    assert "–––" in "".join(Page(_page(change(run, tmp_path, "results.json", edit))).words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["results.json", "manifest.parquet", "ledger.json", "splits.parquet", "history.parquet",
+     "predictions.parquet", "cells.npz", "environment.json", "config.toml"],
+)  # fmt: skip
+@pytest.mark.parametrize("fault", ["missing", "broken"])
+def test_missing_or_broken_file_is_named(run: Path, tmp_path: Path, name: str, fault: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("figures", "report.html"))
+    (copy / name).unlink()
+    if fault == "broken":
+        (copy / name).write_bytes(b"\xff\xfe not what was expected")
+    with pytest.raises(DataError, match=name):
+        report.write_report(copy)
+    assert not (copy / "report.html").exists()
+
+
+def test_lacking_key_is_named(run: Path, tmp_path: Path) -> None:
+    copy = change(run, tmp_path, "results.json", lambda r: r.pop("pairs"))
+    with pytest.raises(DataError, match="lacks pairs"):
+        report.write_report(copy)
+
+
+# --- findings -------------------------------------------------------------------------------------
+
+
+def a_study(verdict: str, over: str) -> dict[str, Any]:
+    value = {"value": 0.8, "low": 0.7, "high": 0.9}
+    model = {"accuracy": value, "balanced_accuracy": value}
+
+    def pair(a: str, b: str, said: str) -> dict[str, Any]:
+        d = {"better": 0.1, "worse": -0.1, "tie": 0.0}[said]
+        return {"a": a, "b": b, "difference": d, "low": d - 0.05, "high": d + 0.05, "verdict": said}
+
+    return {
+        "data": {"images": 100, "classes": ["x", "y"]}, "best": "b",
+        "models": {"a": model, "b": model}, "baselines": {"colour": model},
+        "pairs": [pair("a", "b", verdict)], "over_colour": [pair("b", "colour", over)],
+        "best_rule": "b is the cheapest.",
+    }  # fmt: skip
+
+
+def test_given_split_counts_only_the_images_that_were_judged() -> None:
+    study = a_study("tie", "better")
+    study["models"]["b"] = {**study["models"]["b"], "n": 40}
+    assert "on 40 images" in findings.answer(study)[0]
+
+
+def test_verdict_is_told_from_the_side_of_the_chosen_model() -> None:
+    lost = " ".join(findings.answer(a_study("worse", "better")))
+    assert "It is better than a (+10.0 points, 95 % interval +5.0 to +15.0)" in lost
+    won = " ".join(findings.answer(a_study("better", "better")))
+    assert "It is worse than a (−10.0 points" in won
+
+
+def test_tie_is_said_plainly_with_the_rule() -> None:
+    said = " ".join(findings.answer(a_study("tie", "better")))
+    assert "ties with a" in said
+    assert "can't tell them apart" in said
+    assert "b is the cheapest." in said
+    assert "better than a" not in said
+
+
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [("better", "is better by"), ("tie", "don't show that the network adds"),
+     ("worse", "the network adds nothing")],
+)  # fmt: skip
+def test_what_is_added_over_colour(over: str, told: str) -> None:
+    assert told in findings.answer(a_study("tie", over))[-1]
+
+
+def test_exact_limits_are_those_of_clopper_and_pearson() -> None:
+    # 0 of 10 and 10 of 10: closed form 1 - 0.025 ** (1 / 10)
+    edge = 1 - 0.025 ** (1 / 10)
+    assert findings.exact_limits(0, 10) == (0.0, pytest.approx(edge))
+    assert findings.exact_limits(10, 10) == (pytest.approx(1 - edge), 1.0)
+    assert findings.exact_limits(8, 10) == (pytest.approx(0.4439, abs=1e-4),
+                                            pytest.approx(0.9748, abs=1e-4))  # fmt: skip
+    assert findings.exact_limits(0, 0) == (0.0, 1.0)
+
+
+def test_mistakes_come_surest_first() -> None:
+    p = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    assert findings.find_mistakes(np.array([1, 0, 0, 0]), p, 2).tolist() == [0, 2]
+    assert findings.find_mistakes(np.array([0, 0, 1, 1]), p, 2).tolist() == []
