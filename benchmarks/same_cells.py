@@ -27,10 +27,10 @@ How the thresholds were set: every pair of fields was also compared at every shi
 overlap (67,161 pairs, an exhaustive search that is no part of the product), and every pair with a
 correlation above 0.8 was looked at as a picture. The fields overlap in 46 pairs; the next best
 candidates (191 and 305: correlation 0.60, evidence 6.0; 44 and 88: 0.91 on 7 % overlap, 5.6; 346
-and 360: 0.81, 4.6) show different places. Of the 46, 32 show a common leukocyte; in the
-other 14 the common part holds only red cells or a sliver of a nucleus at the border (BloodImage_00040
-and 00041, 00242 and 00248: not counted as pairs, since no cell can be recognised from a sliver).
-The search by landmarks finds 44 of the 46 overlaps, and all 32 that matter.
+and 360: 0.81, 4.6) show different places. Of the 46, 33 show a common leukocyte; in the other 13
+the common part holds only red cells, or slivers of nuclei at the border from which no cell can be
+recognised (BloodImage_00040 and 00041, not counted).
+The search by landmarks finds 44 of the 46 overlaps, and all 33 that matter.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,17 +73,17 @@ def test_interrupted_training_ends_bit_for_bit_like_the_uninterrupted(name, tmp_
     cells, labels = discs()
     checkpoint = tmp_path / "c.safetensors"
 
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     steps = iter(range(10_000))
 
     def at_step():
         if next(steps) == 4:  # in the second of three epochs of three steps
-            raise Stop
+            raise StoppedError
 
     network = build(name, 2, size=64, seed=1)
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         list(fit(network, cells, labels, SETTINGS, seed=1, checkpoint=checkpoint, at_step=at_step))
     # Another process has another state of the global generator.
     torch.manual_seed(12345)
@@ -154,6 +155,6 @@ def test_the_learning_rate_rises_then_falls_to_almost_nothing():
     peak = int(np.argmax(rates))
     assert peak in (9, 10)
     assert max(rates) == pytest.approx(SETTINGS.learning_rate)
-    assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
-    assert all(a >= b for a, b in zip(rates[peak:-1], rates[peak + 1 :], strict=True))
+    assert all(a < b for a, b in pairwise(rates[: peak + 1]))
+    assert all(a >= b for a, b in pairwise(rates[peak:]))
     assert rates[-1] < 0.02 * SETTINGS.learning_rate

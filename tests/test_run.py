@@ -47,7 +47,10 @@ def test_a_read_only_place_is_named():
 
 
 def test_a_second_process_is_refused(tmp_path: Path):
-    script = f"from leuko.run import lock_run\nfrom pathlib import Path\nwith lock_run(Path({str(tmp_path)!r})): pass"
+    script = (
+        "from leuko.run import lock_run\nfrom pathlib import Path\n"
+        f"with lock_run(Path({str(tmp_path)!r})): pass"
+    )
     with lock_run(tmp_path):
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert "Another process is working" in done.stderr
@@ -65,7 +68,7 @@ def test_settings_come_back_as_they_were(tmp_path: Path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path):
-    with pytest.raises(ResumeError, match="config.toml is missing"):
+    with pytest.raises(ResumeError, match=r"config\.toml is missing"):
         read_config(tmp_path)
     (tmp_path / "config.toml").write_bytes(b"\xff = 3")
     with pytest.raises(ResumeError, match="can't be read"):
@@ -89,7 +92,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"), "no space"),
+        (
+            RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"),
+            "no space",
+        ),
         (OSError(errno.EROFS, "Read-only file system"), "read-only"),
         (OSError(errno.EIO, "Input/output error"), "Input/output"),
     ],

@@ -127,12 +127,13 @@ def compare(
     as_json:
         Print results.json.
     """
-    given = dict(
-        models=None if models is None else _split_names(models), folds=folds, repeats=repeats,
-        recipe=recipe, groups=groups, split=split, view=view, size=size, seed=seed, init=init,
-        epochs=epochs, batch=batch, learning_rate=learning_rate, views=views,
-        label_smoothing=label_smoothing, keep_weights=keep_weights,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "models": None if models is None else _split_names(models),
+        "folds": folds, "repeats": repeats, "recipe": recipe, "groups": groups, "split": split,
+        "view": view, "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
+        "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
+        "keep_weights": keep_weights,
+    }  # fmt: skip
     asked = {name: value for name, value in given.items() if value is not None}
     if out is not None and resume is not None:
         raise SettingsError("--out makes a new run and --resume continues one; give one of them.")

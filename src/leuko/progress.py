@@ -84,7 +84,9 @@ class Console(Watcher):
         for sentence in answer(results):
             self._print(sentence)
         if results["data"]["layout"] == "demo":
-            self._print("The demo set is drawn by a program: these numbers say nothing about blood.")
+            self._print(
+                "The demo set is drawn by a program: these numbers say nothing about blood."
+            )
         self._print(f"\nreport: {study.folder / 'report.html'}")
         self._print(f"run folder: {study.folder}")
 

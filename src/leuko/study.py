@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from leuko.data.audit import group_same_cells
 from leuko.data.cleaning import Cleaned, clean
 from leuko.data.image import read_image
 from leuko.data.leukocytes import (
@@ -246,10 +246,8 @@ def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
     known = {f.name: f for f in fields(StudySettings)}
     for name in asked:
         if name not in known:
-            raise SettingsError(
-                f"There is no setting {name!r}. {suggest(name, list(known))}"
-            )
-    values = {k: tuple(v) if k == "models" else v for k, v in asked.items()}
+            raise SettingsError(f"There is no setting {name!r}. {suggest(name, list(known))}")
+    values: dict[str, Any] = {k: tuple(v) if k == "models" else v for k, v in asked.items()}
     settings = replace(StudySettings(), **values)
     for name, value in asdict(settings).items():
         default = getattr(StudySettings(), name)
@@ -275,7 +273,9 @@ def check_settings(settings: StudySettings, workers: int = 1) -> None:
     if not settings.models:
         raise SettingsError("No models were named; expected at least one, as in --models resnet18.")
     if len(set(settings.models)) < len(settings.models):
-        raise SettingsError(f"A model is named twice in {', '.join(settings.models)}; name it once.")
+        raise SettingsError(
+            f"A model is named twice in {', '.join(settings.models)}; name it once."
+        )
     limits: dict[str, tuple[float, float]] = {
         "folds": (2, 1000), "repeats": (1, 1000), "size": (16, 1024), "epochs": (1, 100_000),
         "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
@@ -339,22 +339,29 @@ def _prepare_data(
     settings: StudySettings,
     watcher: Watcher,
 ) -> Cleaned:
-    """Reads, groups and cleans."""
+    """Reads and cleans, unless that is done, and keeps images of one cell together."""
     if isinstance(data, Cleaned):
-        return data
-    if isinstance(data, Manifest):
-        manifest = data
+        cleaned = data
     else:
-        watcher.say("reading the images" if data is not None else "drawing the demo set")
-        manifest = scan(data)
-    for note in manifest.notes:
+        if isinstance(data, Manifest):
+            manifest = data
+        else:
+            watcher.say("drawing the demo set" if data is None else "reading the images")
+            manifest = scan(data)
+        cleaned = clean(manifest, settings.recipe, seed=settings.seed)
+    for note in cleaned.found.notes:
         watcher.say(note)
-    if settings.groups == "cell" and manifest.layout != "kaggle-augmented":
-        from leuko.data.audit import group_same_cells
-
-        watcher.say("looking for the same cell in several images")
-        manifest = group_same_cells(manifest)
-    return clean(manifest, settings.recipe, seed=settings.seed)
+    # The augmented Kaggle set says itself which images come from one source, and turned and
+    # sheared copies aren't what the search for a second photograph is made for.
+    if settings.groups == "given" or cleaned.found.layout == "kaggle-augmented":
+        return cleaned
+    watcher.say("looking for the same cell in several images")
+    found = group_same_cells(cleaned.found)
+    group = dict(found.table.select("image", "group").iter_rows())
+    kept = cleaned.manifest.table.with_columns(
+        pl.col("image").replace_strict(group, return_dtype=pl.String).alias("group")
+    )
+    return replace(cleaned, found=found, manifest=cleaned.manifest.with_table(kept))
 
 
 def _split(cleaned: Cleaned, settings: StudySettings) -> tuple[list[Split], list[str]]:
@@ -443,7 +450,9 @@ def _measure_scales(
     for path, width, height in rows:
         by_size.setdefault((width, height), []).append(path)
     sample = [
-        root / path for paths in by_size.values() for path in paths[:: -(-len(paths) // SCALE_SAMPLE)]
+        root / path
+        for paths in by_size.values()
+        for path in paths[:: -(-len(paths) // SCALE_SAMPLE)]
     ]
     return estimate_set_scales(read_image(path) for path in sample)
 
@@ -466,9 +475,7 @@ def _record(plan: _Plan, watcher: Watcher) -> None:
         for i in index
     ]
     write_atomically(run / "splits.parquet", lambda p: pl.DataFrame(rows).write_parquet(p))
-    watcher.say(
-        "cutting out the leukocytes" if settings.view == "cell" else "scaling the fields"
-    )
+    watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
     images, pictures, scores = cut_pictures(
         plan.found, view=settings.view, size=settings.size, watcher=watcher
     )

@@ -35,7 +35,7 @@ GRAIN = 1.72  # px per µm of the flattened pictures: 640 × 480 becomes 80 × 6
 PATCH = 9  # px, half the side of the surroundings that describe a landmark (5 µm)
 CORRELATION = 0.85  # of what overlaps: in the raw set true pairs ≥ 0.91, others ≤ 0.81
 EVIDENCE = 6.5  # correlation weighed by the overlap, see `_weigh`: true ≥ 7.2, others ≤ 6.0
-CERTAIN = 0.5  # score from which a leukocyte counts
+CERTAIN = 0.35  # score from which a leukocyte counts; low, because it has to be seen twice
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int_]
@@ -260,7 +260,7 @@ def _describe(fields: list[_Field], parts: int = 16) -> tuple[FloatArray, IntArr
     return stack @ axes[:, -parts:], np.concatenate(owners), np.concatenate(places)
 
 
-def _vote(fields: list[_Field], neighbours: int = 6) -> dict[tuple[int, int], set[tuple[int, int]]]:
+def _vote(fields: list[_Field], neighbours: int = 8) -> dict[tuple[int, int], set[tuple[int, int]]]:
     """{(a, b): shifts (dy, dx)} on which at least two landmarks agree, with a < b.
 
     Votes are counted in cells of 4 px that overlap by half, so that none is split by a border.

@@ -23,7 +23,7 @@ from scipy import ndimage
 from leuko.data.image import resize_image
 from leuko.errors import ShapeError
 
-INSCRIBED = 6.4  # µm, the circle that fits into a red cell (7.5 µm wide, seldom round)
+INSCRIBED = 6.25  # µm, the circle that fits into a red cell (7.5 µm wide, seldom round)
 FIELD = 47.0  # µm, the long side of a field in which no red cell can be measured
 WINDOW = 20.0  # µm, the side of the square that cut_cell cuts
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
@@ -288,14 +288,31 @@ def _measure_scale(view: _View) -> float:
     gaps, _ = ndimage.label(~(ground & (view.density > threshold)))
     small_gap = np.bincount(gaps.ravel()) < 250  # px: the pale middle of a red cell
     small_gap[0] = True
-    depth = ndimage.distance_transform_edt(small_gap[gaps] & ground)
+    solid = small_gap[gaps] & ground
+    depth = ndimage.distance_transform_edt(solid)
     smooth = ndimage.gaussian_filter(depth, 1.0)
     peak = (smooth == ndimage.maximum_filter(smooth, 13)) & (smooth > 5)
     peak[:6], peak[-6:], peak[:, :6], peak[:, -6:] = False, False, False, False
     radii = depth[peak]
     if radii.size < 3:
         return fallback
-    return float(2 * np.percentile(radii, 70)) / INSCRIBED / view.shrink
+    order = np.argsort(radii)
+    weights = np.cumsum((_look_around(solid, np.argwhere(peak), radii) ** 2 + 0.02)[order])
+    middle = radii[order][np.searchsorted(weights, 0.6 * weights[-1])]
+    return float(2 * middle) / INSCRIBED / view.shrink
+
+
+def _look_around(solid: Mask, centres: NDArray[np.intp], radii: FloatArray) -> FloatArray:
+    """How free each circle stands, (n,) in [0, 1]: 1 for a lone red cell, 0 within a clump."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    reach = 1.2 * radii[:, None]
+    ys = np.rint(centres[:, :1] + reach * np.sin(angles)).astype(np.intp)
+    xs = np.rint(centres[:, 1:] + reach * np.cos(angles)).astype(np.intp)
+    height, width = solid.shape
+    inside = (ys >= 0) & (xs >= 0) & (ys < height) & (xs < width)
+    taken = solid[np.clip(ys, 0, height - 1), np.clip(xs, 0, width - 1)]
+    free: FloatArray = (inside & ~taken).sum(axis=1) / np.maximum(1, inside.sum(axis=1))
+    return free
 
 
 def _find_nuclei(stain: FloatArray, valid: Mask, unit: float) -> NDArray[np.int_]:

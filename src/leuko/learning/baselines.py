@@ -65,4 +65,5 @@ def histogram(cells: NDArray[np.uint8]) -> NDArray[np.float32]:
     bins = (cells >> 5).astype(np.int64)
     index = bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]
     rows = [np.bincount(i.ravel(), minlength=512) for i in index]
-    return (np.stack(rows) / index[0].size).astype(np.float32)
+    shares: NDArray[np.float32] = (np.stack(rows) / index[0].size).astype(np.float32)
+    return shares

@@ -68,7 +68,7 @@ def draw_epoch(
 
     present = np.unique(labels)
     if not balance:
-        return torch.randperm(len(labels), generator=generator).numpy()
+        return np.asarray(torch.randperm(len(labels), generator=generator).numpy())
     largest = max(int((labels == k).sum()) for k in present)
     parts = []
     for k in present:
@@ -77,7 +77,7 @@ def draw_epoch(
         order = [torch.randperm(len(members), generator=generator).numpy() for _ in range(rounds)]
         parts.append(members[np.concatenate(order)[:largest]])
     chosen = np.concatenate(parts)
-    return chosen[torch.randperm(len(chosen), generator=generator).numpy()]
+    return np.asarray(chosen[torch.randperm(len(chosen), generator=generator).numpy()])
 
 
 def iterate_batches(

@@ -121,7 +121,7 @@ def fit(
 
     images = torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2)))
     targets = torch.from_numpy(labels)
-    network.train().to(memory_format=torch.channels_last)
+    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _make_optimizer(network, settings)
     averaged = {name: value.clone() for name, value in network.state_dict().items()}
     history: list[Epoch] = []
@@ -160,7 +160,7 @@ def fit(
                 logits, target, label_smoothing=settings.label_smoothing
             )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             _check_finite(loss.item(), norm.item(), number, step, rate, batch)
             optimizer.step()
@@ -204,7 +204,7 @@ def predict(
     """
     import torch
 
-    network.eval().to(memory_format=torch.channels_last)
+    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rows = []
     with torch.inference_mode():
         for start in range(0, len(cells), batch):
@@ -332,7 +332,6 @@ def _load_checkpoint(
     averaged: dict[str, torch.Tensor],
     stamp: dict[str, Any],
 ) -> list[Epoch]:
-    import torch
     from safetensors import SafetensorError, safe_open
 
     try:

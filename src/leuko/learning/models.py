@@ -154,7 +154,7 @@ def _build_torchvision(architecture: Architecture, classes: int, *, pretrained: 
         head = network.classifier
         network.classifier = nn.Sequential(
             nn.Dropout(0.2),
-            nn.Linear(head[1].in_features, classes),  # type: ignore[index]
+            nn.Linear(head[1].in_features, classes),  # type: ignore[index, union-attr]
         )
     else:
         if not pretrained:
