@@ -62,11 +62,11 @@ def test_each_image_of_a_batch_gets_parameters_of_its_own():
 
 def test_augmentation_keeps_its_range_and_repeats_with_its_seed():
     x = pictures()
-    y = augment(x, Augmentation(erase=1.0), generator(3))
+    y = augment(x, Augmentation(), generator(3))
     assert y.shape == x.shape
     assert y.min() >= 0
     assert y.max() <= 1
-    assert torch.equal(y, augment(x, Augmentation(erase=1.0), generator(3)))
+    assert torch.equal(y, augment(x, Augmentation(), generator(3)))
 
 
 def test_mirroring_alone_gives_the_picture_or_its_mirror_image():

@@ -107,11 +107,11 @@ def compare(
     init:
         random, imagenet or a safetensors file. [default: random]
     epochs:
-        Passes through the training part. [default: 30; demo: 8]
+        Passes through the training part. [default: 20; demo: 6]
     batch:
-        Images per step. [default: 32]
+        Images per step. [default: 16]
     learning_rate:
-        Its peak. [default: 0.001]
+        Its peak. [default: 0.002]
     label_smoothing:
         Share of each target spread over all classes. [default: 0.1]
     views:
@@ -212,7 +212,7 @@ def fetch(name: str = "blood-cells", /) -> int:
     name:
         Of the set.
     """
-    from leuko.data.sources import fetch as fetch_set
+    from leuko.data.downloads import fetch as fetch_set
 
     sys.stdout.write(f"{fetch_set(name)}\n")
     return 0

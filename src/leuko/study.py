@@ -94,9 +94,9 @@ class StudySettings:
     view: str = "cell"
     size: int = 64
     init: str = "random"
-    epochs: int = 30
-    batch: int = 32
-    learning_rate: float = 1e-3
+    epochs: int = 20
+    batch: int = 16
+    learning_rate: float = 2e-3
     label_smoothing: float = 0.1
     views: int = 8
     seed: int = 0
@@ -104,7 +104,7 @@ class StudySettings:
 
 
 # What is different when no data are given: the demo is to show everything within two minutes.
-DEMO = {"folds": 3, "epochs": 8}
+DEMO = {"folds": 3, "epochs": 6}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ class Augmentation:
         brightness, contrast, saturation: Largest change as a fraction.
         stain: Largest change of the optical density of each colour channel, as a fraction:
             stains differ in strength and hue between laboratories and days.
-        erase: Chance that a rectangle of the picture is blanked.
     """
 
     rotation: float = 180.0
@@ -47,7 +46,6 @@ class Augmentation:
     contrast: float = 0.15
     saturation: float = 0.2
     stain: float = 0.1
-    erase: float = 0.0
 
 
 def draw_epoch(
@@ -144,10 +142,7 @@ def augment(
         return (torch.rand(len(images), generator=generator) * 2 - 1) * spread
 
     images = _move(images, augmentation, draw)
-    images = _recolour(images, augmentation, draw)
-    if augmentation.erase:
-        images = _erase(images, augmentation.erase, generator)
-    return images
+    return _recolour(images, augmentation, draw)
 
 
 def _move(images: torch.Tensor, a: Augmentation, draw) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -184,25 +179,6 @@ def _recolour(images: torch.Tensor, a: Augmentation, draw) -> torch.Tensor:  # t
     level = images.mean(dim=(1, 2, 3), keepdim=True)
     images = level + (images - level) * column(1 + draw(a.contrast))
     return (images * column(1 + draw(a.brightness))).clamp_(0, 1)
-
-
-def _erase(images: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
-    import torch
-
-    B, _, H, W = images.shape
-    u = torch.rand(5, B, generator=generator)
-    h, w = (0.1 + 0.25 * u[0]) * H, (0.1 + 0.25 * u[1]) * W
-    y, x = u[2] * (H - h), u[3] * (W - w)
-    rows, columns = torch.arange(H).view(1, H, 1), torch.arange(W).view(1, 1, W)
-    inside = (
-        (rows >= y.view(-1, 1, 1))
-        & (rows < (y + h).view(-1, 1, 1))
-        & (columns >= x.view(-1, 1, 1))
-        & (columns < (x + w).view(-1, 1, 1))
-        & (u[4] < chance).view(-1, 1, 1)
-    )
-    level = images.mean(dim=(2, 3), keepdim=True)
-    return torch.where(inside.unsqueeze(1), level, images)
 
 
 def eight_views(images: torch.Tensor) -> Iterator[torch.Tensor]:

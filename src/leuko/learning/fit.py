@@ -52,8 +52,8 @@ class FitSettings:
     """
 
     epochs: int = 20
-    batch: int = 32
-    learning_rate: float = 1e-3
+    batch: int = 16
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     label_smoothing: float = 0.1
