@@ -35,7 +35,7 @@ DOORS = {
     "jinja2": ("leuko.judgement.report",),
     "cyclopts": ("leuko.cli",),
     "rich": ("leuko.progress",),
-    "kagglehub": ("leuko.data.sources",),
+    "kagglehub": ("leuko.data.downloads",),
     "skimage": ("leuko.data",),
     "simplejpeg": ("leuko.data.image", "leuko.data.headers"),
     "PIL": ("leuko.data",),

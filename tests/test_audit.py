@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from leuko.data.audit import SameCell, find_same_cells, group_same_cells
+from leuko.data.drawing import draw_field
 from leuko.data.image import encode_jpeg, encode_png
 from leuko.data.manifest import SCHEMA, Manifest
 from leuko.data.sources import scan
-from leuko.data.synthetic import draw_field
 
 KINDS = ("NEUTROPHIL", "LYMPHOCYTE", "EOSINOPHIL")
 SHIFTS = ((0, 0), (45, -40), (-55, 30))

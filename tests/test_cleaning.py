@@ -10,20 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from leuko.data.cleaning import (
-    KINDS,
-    RECIPES,
-    Ledger,
-    Recipe,
-    RecipeStep,
-    clean,
-    load_recipe,
-    parse_recipe,
-    write_clean,
-)
+from leuko.data.cleaning import Ledger, clean, write_clean
 from leuko.data.image import encode_png
 from leuko.data.manifest import SCHEMA, Manifest, read_manifest
+from leuko.data.recipe import RECIPES, Recipe, RecipeStep, load_recipe, parse_recipe
 from leuko.data.sources import scan
+from leuko.data.steps import KINDS
 from leuko.errors import (
     LeukoError,
     NoImagesError,

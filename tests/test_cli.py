@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from leuko.cli import main
+from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_jpeg, encode_png
-from leuko.data.synthetic import draw_cell
 from leuko.progress import resume_command
 
 QUICK = ["--models", "alexnet", "--folds", "2", "--epochs", "1", "--views", "1"]

@@ -13,13 +13,13 @@ from leuko.errors import ShapeError, UnknownNameError
 from leuko.judgement import comparison, metrics
 from leuko.judgement.comparison import (
     Pair,
-    Predictions,
     bootstrap_weights,
     choose_best,
     compare_models,
     compare_pair,
     interval,
 )
+from leuko.judgement.predictions import Predictions
 
 SHARES = np.array([186, 88, 33, 20]) / 327  # the Kaggle set after cleaning
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leuko.data import sources, synthetic
+from leuko.data import synthetic
+from leuko.data.annotations import Box, read_boxes
+from leuko.data.downloads import fetch
 from leuko.data.image import encode_jpeg, encode_png
 from leuko.data.manifest import Manifest
-from leuko.data.sources import fetch, read_boxes, scan
+from leuko.data.sources import scan
 from leuko.errors import (
     AnnotationError,
     DownloadError,
@@ -413,7 +415,7 @@ def test_demo_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scan(tmp_path / "mine").layout == "demo"
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # can't be written
-    monkeypatch.setattr(sources.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(synthetic.tempfile, "tempdir", str(tmp_path))
     assert scan(None).layout == "demo"
 
 
@@ -461,7 +463,7 @@ VOC = (
 
 def test_boxes_are_half_open(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(VOC)
-    assert read_boxes(tmp_path / "a.xml") == [sources.Box("WBC", 0.0, 10.0, 30.0, 40.0)]
+    assert read_boxes(tmp_path / "a.xml") == [Box("WBC", 0.0, 10.0, 30.0, 40.0)]
 
 
 @pytest.mark.parametrize(

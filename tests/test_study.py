@@ -16,10 +16,11 @@ import pytest
 
 import leuko
 from leuko.data.cleaning import clean
+from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
 from leuko.data.sources import scan
 from leuko.data.splits import check_splits
-from leuko.data.synthetic import draw_cell, write_demo_set
+from leuko.data.synthetic import write_demo_set
 from leuko.errors import (
     DataError,
     InputSizeError,

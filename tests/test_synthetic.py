@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from leuko.data import synthetic
-from leuko.data.synthetic import KINDS, draw_cell, draw_field, write_demo_set
+from leuko.data import drawing, morphology, synthetic
+from leuko.data.drawing import draw_cell, draw_field
+from leuko.data.morphology import KINDS
+from leuko.data.synthetic import write_demo_set
 from leuko.errors import OutputError, SettingsError, UnknownNameError
 
 FEW = {"NEUTROPHIL": 3, "EOSINOPHIL": 2, "LYMPHOCYTE": 1, "MONOCYTE": 1, "BASOPHIL": 1}
@@ -73,7 +75,7 @@ def test_the_box_holds_the_whole_leukocyte(kind: str) -> None:
 
 
 def test_the_box_is_tight() -> None:
-    scene = synthetic._lay_out(_rng(3), ["MONOCYTE"], 480, 640, centred=True)
+    scene = drawing.lay_out(_rng(3), ["MONOCYTE"], 480, 640, centred=True)
     ((x, y, cell),) = scene.leukocytes
     (box,) = draw_field(_rng(3), ["MONOCYTE"], centred=True).leukocytes
     covered = cell.body > 0.5
@@ -194,6 +196,14 @@ def test_labels_and_boxes_agree(demo: Path) -> None:
             x0, y0, x1, y1 = (int(box.findtext(k, "")) for k in ("xmin", "ymin", "xmax", "ymax"))
             assert 1 <= x0 <= x1 <= 640
             assert 1 <= y0 <= y1 <= 480
+
+
+def test_the_cached_set_depends_on_every_module_that_draws() -> None:
+    modules = (synthetic, drawing, morphology)
+    assert {Path(module.__file__) for module in modules} == set(map(Path, synthetic.DRAWN_BY))
+    homes = {getattr(value, "__module__", None) for m in modules for value in vars(m).values()}
+    drawn_by = {module.__name__ for module in modules}
+    assert {home for home in homes if str(home).startswith("leuko.data")} == drawn_by
 
 
 def test_everything_says_that_it_is_synthetic(demo: Path) -> None:

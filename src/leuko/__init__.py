@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leuko.data.cleaning import clean as clean
+    from leuko.data.downloads import fetch as fetch
     from leuko.data.image import read_image as read_image
     from leuko.data.leukocytes import find_leukocytes as find_leukocytes
-    from leuko.data.sources import fetch as fetch
     from leuko.data.sources import scan as scan
     from leuko.study import compare as compare
 
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "clean": "leuko.data.cleaning",
     "compare": "leuko.study",
-    "fetch": "leuko.data.sources",
+    "fetch": "leuko.data.downloads",
     "find_leukocytes": "leuko.data.leukocytes",
     "read_image": "leuko.data.image",
     "scan": "leuko.data.sources",

@@ -8,64 +8,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
-import math
 import shutil
 import tempfile
-import tomllib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from leuko.data.manifest import Manifest, write_manifest
-from leuko.errors import (
-    LeukoError,
-    NoImagesError,
-    OutputError,
-    RecipeError,
-    StorageError,
-    UnknownNameError,
-    suggest,
-)
-
-Rows = list[dict[str, Any]]
-Drops = dict[int, str]  # position in the rows → reason
-
-RECIPES = ("classic", "minimal")
-
-
-@dataclass(frozen=True)
-class RecipeStep:
-    """One step: its kind, a key of `KINDS`, and its parameters by name."""
-
-    kind: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Cleaning steps in the order in which they run."""
-
-    name: str
-    steps: tuple[RecipeStep, ...]
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        for number, step in enumerate(self.steps, start=1):
-            _check_step(step, f"recipe {self.name!r}, step {number}")
-
-    def to_toml(self) -> str:
-        """The recipe as TOML that `load_recipe` reads."""
-        lines = [f"name = {_toml(self.name)}", f"description = {_toml(self.description)}"]
-        for step in self.steps:
-            lines += ["", "[[steps]]", f"kind = {_toml(step.kind)}"]
-            lines += [f"{key} = {_toml(value)}" for key, value in step.parameters.items()]
-        return "\n".join(lines) + "\n"
+from leuko.data.recipe import Recipe, RecipeStep, load_recipe
+from leuko.data.steps import KINDS, Rows, count_labels
+from leuko.errors import LeukoError, NoImagesError, OutputError, RecipeError, StorageError
 
 
 @dataclass(frozen=True)
@@ -213,8 +167,8 @@ def clean(manifest: Manifest, recipe: str | Path | Recipe = "classic", seed: int
                 kind.reason,
                 dict(asked.parameters),
                 dropped,
-                _count(now),
-                _count(after),
+                count_labels(now),
+                count_labels(after),
                 len(now),
                 len(after),
                 _count_images(now),
@@ -236,65 +190,8 @@ def clean(manifest: Manifest, recipe: str | Path | Recipe = "classic", seed: int
     return Cleaned(manifest.with_table(manifest.table[kept]), manifest, ledger, recipe, balance)
 
 
-def load_recipe(source: str | Path) -> Recipe:
-    """Reads a recipe that ships with Leuko, by name, or from a TOML file.
-
-    Raises:
-        UnknownNameError: Neither a recipe nor a file of that name, or an unknown step.
-        RecipeError: The file can't be read, or a parameter is wrong.
-    """
-    if str(source) in RECIPES:
-        text = (resources.files("leuko.data.recipes") / f"{source}.toml").read_text("utf-8")
-    else:
-        path = Path(source)
-        if path.suffix.lower() != ".toml" and not path.is_file():
-            raise UnknownNameError(
-                f"no recipe named {str(source)!r}. {suggest(str(source), list(RECIPES))} "
-                "Or name a TOML file."
-            )
-        try:
-            text = path.read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(
-                f"{path} can't be read ({error}); expected a recipe in TOML. Check the path."
-            ) from None
-    return parse_recipe(text, name=Path(source).stem)
-
-
-def parse_recipe(text: str, *, name: str) -> Recipe:
-    """Reads a recipe from TOML text; ``name`` is used where the text gives none.
-
-    Raises:
-        UnknownNameError: An unknown step or parameter.
-        RecipeError: It is no TOML, or a parameter is wrong.
-    """
-    try:
-        facts = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(
-            f"recipe {name!r} is no TOML ({error}). Correct that line, or start from a copy of "
-            "classic.toml."
-        ) from None
-    known = ["name", "description", "steps"]
-    for key in facts:
-        if key not in known:
-            raise UnknownNameError(f"recipe {name!r} has an entry {key!r}. {suggest(key, known)}")
-    steps = facts.get("steps")
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise RecipeError(
-            f"recipe {name!r} has no list of steps; expected [[steps]] with a kind. "
-            "Start from a copy of classic.toml."
-        )
-    made = []
-    for number, step in enumerate(steps, start=1):
-        if "kind" not in step:
-            raise RecipeError(
-                f"recipe {name!r}, step {number} has no kind; expected one of "
-                f"{', '.join(KINDS)}. Add: kind = ..."
-            )
-        made.append(RecipeStep(str(step["kind"]), {k: step[k] for k in step if k != "kind"}))
-    name, description = str(facts.get("name", name)), str(facts.get("description", ""))
-    return Recipe(name, tuple(made), description)
+def _arguments(step: RecipeStep) -> dict[str, Any]:
+    return {"class_" if key == "class" else key: value for key, value in step.parameters.items()}
 
 
 def write_clean(cleaned: Cleaned, folder: str | Path) -> Path:
@@ -353,180 +250,5 @@ def _labels_csv(manifest: Manifest) -> str:
     return out.getvalue()
 
 
-def _count(rows: Rows) -> dict[str, int]:
-    counts = Counter(row["label"] for row in rows if row["label"] is not None)
-    return dict(sorted(counts.items()))
-
-
 def _count_images(rows: Rows) -> int:
     return len({row["path"] for row in rows if row["path"] is not None})
-
-
-# The steps
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    drops: Drops
-    note: str = ""
-    factors: dict[str, float] = field(default_factory=dict)
-
-
-def _drop_blank_labels(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    drops = {}
-    for i, row in enumerate(rows):
-        if not row["labels"]:
-            why = "no label row names it" if row["label_written"] is None else "blank label"
-            drops[i] = why + (", no image" if row["path"] is None else "")
-    without = sum(rows[i]["path"] is None for i in drops)
-    return _Outcome(drops, f"{without} of {len(drops)} have no image either" if without else "")
-
-
-def _drop_missing_images(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    return _Outcome({i: "no image" for i, row in enumerate(rows) if row["path"] is None})
-
-
-def _drop_unreadable(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    codes = (
-        (i, next((issue for issue in row["issues"] if issue.startswith("unreadable:")), None))
-        for i, row in enumerate(rows)
-    )
-    return _Outcome({i: code for i, code in codes if code is not None})
-
-
-def _drop_multiple_labels(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    return _Outcome(
-        {i: f"{len(row['labels'])} labels" for i, row in enumerate(rows) if len(row["labels"]) > 1}
-    )
-
-
-def _drop_conflicts(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    same: dict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        readable = row["width"] is not None
-        same[row["sha256"] if readable else f"id:{row['image']}"].append(i)
-    drops = {}
-    for members in same.values():
-        labels = sorted({" + ".join(sorted(set(rows[i]["labels"]))) for i in members} - {""})
-        if len(labels) > 1:
-            for i in members:
-                drops[i] = f"the same image is labelled {' and '.join(labels)}"
-    return _Outcome(drops)
-
-
-def _drop_repeated_rows(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    first: dict[tuple[str, tuple[str, ...]], int] = {}
-    drops = {}
-    # The first is the one that comes first in the table file, however the rows are ordered here.
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["row"] is None, rows[i]["row"] or 0))
-    for i in order:
-        key = (rows[i]["image"], tuple(sorted(set(rows[i]["labels"]))))
-        if key in first:
-            drops[i] = f"listed before, in row {rows[first[key]]['row']}"
-        first.setdefault(key, i)
-    return _Outcome(drops)
-
-
-def _drop_classes(rows: Rows, *, seed: int, classes: list[str]) -> _Outcome:  # noqa: ARG001
-    wanted = {name.strip().casefold() for name in classes}
-    drops = {
-        i: f"class {row['label']}"
-        for i, row in enumerate(rows)
-        if row["label"] is not None and row["label"].casefold() in wanted
-    }
-    found = {rows[i]["label"].casefold() for i in drops}
-    absent = [name for name in classes if name.strip().casefold() not in found]
-    return _Outcome(drops, f"not in this set: {', '.join(absent)}" if absent else "")
-
-
-def _delete_share(rows: Rows, *, seed: int, class_: str, share: float) -> _Outcome:
-    name = class_.strip().casefold()
-    members = [i for i, row in enumerate(rows) if (row["label"] or "").casefold() == name]
-    if not members:
-        return _Outcome({}, f"not in this set: {class_}")
-    number = math.floor(share * len(members) + 0.5)
-
-    # A hash instead of a generator: what is drawn depends on the seed and on each image's id
-    # alone, not on the order of the rows or on the version of a library.
-    def draw(i: int) -> tuple[bytes, str]:
-        image = rows[i]["image"]
-        return hashlib.sha256(f"{seed}\0{name}\0{image}".encode()).digest(), image
-
-    chosen = sorted(members, key=draw)[:number]
-    reason = f"drawn: {number} of {len(members)}, seed {seed}"
-    return _Outcome(dict.fromkeys(chosen, reason), f"{number} of {len(members)} {class_} drawn")
-
-
-def _repeat_rare(rows: Rows, *, seed: int) -> _Outcome:  # noqa: ARG001
-    counts = _count(rows)
-    most = max(counts.values(), default=0)
-    factors = {name: round(most / n, 4) for name, n in counts.items()}
-    spelt = ", ".join(f"{name} × {factor:.2f}" for name, factor in factors.items())
-    return _Outcome({}, f"drawn in training: {spelt}" if spelt else "", factors)
-
-
-@dataclass(frozen=True)
-class _Kind:
-    reason: str
-    apply: Callable[..., _Outcome]
-    parameters: tuple[str, ...] = ()
-
-
-#: The kinds of steps; their parameters are all required.
-KINDS: dict[str, _Kind] = {
-    "drop_blank_labels": _Kind("nothing says what the image shows", _drop_blank_labels),
-    "drop_missing_images": _Kind("a label without an image", _drop_missing_images),
-    "drop_unreadable": _Kind("the image can't be read", _drop_unreadable),
-    "drop_conflicts": _Kind("one image under different labels", _drop_conflicts),
-    "drop_repeated_rows": _Kind("one image listed again", _drop_repeated_rows),
-    "drop_multiple_labels": _Kind("a field with two or more leukocytes", _drop_multiple_labels),
-    "drop_classes": _Kind("a class that is left out", _drop_classes, ("classes",)),
-    "delete_share": _Kind("a share of a frequent class", _delete_share, ("class", "share")),
-    "repeat_rare": _Kind("rarer classes are trained several times over", _repeat_rare),
-}
-
-
-def _arguments(step: RecipeStep) -> dict[str, Any]:
-    return {"class_" if key == "class" else key: value for key, value in step.parameters.items()}
-
-
-def _check_step(step: RecipeStep, where: str) -> None:
-    if step.kind not in KINDS:
-        raise UnknownNameError(
-            f"{where}: no step of the kind {step.kind!r}. {suggest(step.kind, list(KINDS))}"
-        )
-    known = KINDS[step.kind].parameters
-    for key, value in step.parameters.items():
-        if key not in known:
-            hint = suggest(key, list(known)) if known else "It has no parameters."
-            raise UnknownNameError(f"{where} ({step.kind}): no parameter {key!r}. {hint}")
-        expected = _misfit(key, value)
-        if expected:
-            raise RecipeError(
-                f"{where} ({step.kind}): found {key} = {value!r}; expected {expected}. Correct it."
-            )
-    for key in known:
-        if key not in step.parameters:
-            raise RecipeError(
-                f"{where} ({step.kind}) lacks {key!r}; expected {', '.join(known)}. Add it."
-            )
-
-
-def _misfit(key: str, value: object) -> str:
-    """What a parameter should have been, or nothing if it fits."""
-    if key == "classes":
-        fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) and value
-        return "" if fits else 'a list of class names, such as ["BASOPHIL"]'
-    if key == "share":
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if number and 0 <= value <= 1 else "a number from 0 to 1"  # type: ignore[operator]
-    return "" if isinstance(value, str) and value.strip() else "the name of a class"
-
-
-def _toml(value: Any) -> str:
-    """TOML of a text, number or list; JSON's escapes are TOML's, but for the delete character."""
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

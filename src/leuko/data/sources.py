@@ -9,49 +9,36 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import posixpath
 import re
-import sys
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
-from xml.parsers import expat
 
 import polars as pl
 
+from leuko.data.folders import (
+    Aside,
+    holds_images,
+    is_image,
+    list_folders,
+    stay_inside,
+    walk_files,
+    walk_folders,
+)
 from leuko.data.headers import tell_format
 from leuko.data.image import decode_image, read_bytes
 from leuko.data.manifest import SCHEMA, Manifest, read_manifest
 from leuko.data.tables import read_table
-from leuko.errors import (
-    AnnotationError,
-    DownloadError,
-    ImageError,
-    LabelTableError,
-    MissingExtraError,
-    NoImagesError,
-    UnknownNameError,
-    suggest,
-)
+from leuko.errors import ImageError, LabelTableError, NoImagesError
 
 Progress = Callable[[int, int], None]
 
 _SPLITS = ("TRAIN", "TEST", "TEST_SIMPLE")
 _GIVEN_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _AUGMENTED_NAME = re.compile(r"_(\d+)_\d+\.jpe?g", re.IGNORECASE)
-# Names that promise a picture: such a file is an image, readable or not. Formats that can't be
-# read are in the list so that nobody's pictures are left out silently.
-_IMAGE_NAMES = re.compile(
-    r".*\.(jpe?g|jpe|jfif|mpo|a?png|bmp|dib|tiff?|gif|webp|hei[cf]|avif|jp2|j2k|svs|ndpi|dcm|svg"
-    r"|eps|psd)",
-    re.IGNORECASE | re.DOTALL,
-)
-_DOWNLOADS = {"blood-cells": "paultimothymooney/blood-cells"}
 
 
 def scan(
@@ -79,147 +66,13 @@ def scan(
         LabelTableError: The table of labels can't be used, or there are images but no labels.
     """
     if path is None:
-        found = _read_kaggle_raw(make_demo_set(demo_folder) / _RAW_INNER)
+        from leuko.data.synthetic import INNER, make_demo_set
+
+        found = _read_kaggle_raw(make_demo_set(demo_folder) / INNER)
     else:
         found = _recognise(Path(path))
     facts = _read_files(found, threads or min(8, os.cpu_count() or 1), progress)
     return _make_manifest(found, facts)
-
-
-def make_demo_set(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Writes the synthetic demo set, or finds it where it was written before.
-
-    Args:
-        folder: For the set; left out, a folder in the user's cache that belongs to exactly
-            this version of the drawing code.
-
-    Returns:
-        The folder of the set.
-    """
-    from leuko.data import synthetic
-
-    if folder is not None:
-        folder = Path(folder)
-        if not (folder / _RAW_INNER / "labels.csv").is_file():
-            synthetic.write_demo_set(folder, seed=0)
-        return folder
-    code = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:12]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leuko"
-    target = base / f"demo-{code}"
-    if (target / "README.txt").is_file():
-        return target
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix="demo-", dir=base))
-    except OSError:  # a home that can't be written, as in many containers
-        part = target = Path(tempfile.mkdtemp(prefix="leuko-demo-"))
-    synthetic.write_demo_set(part, seed=0)
-    if part != target:
-        try:
-            part.rename(target)  # whole or not at all, also with two programs at once
-        except OSError:
-            if not (target / "README.txt").is_file():
-                return part
-    return target
-
-
-def fetch(name: str) -> Path:
-    """Downloads a public set with kagglehub.
-
-    Args:
-        name: ``blood-cells``.
-
-    Returns:
-        The folder, to be given to `scan`.
-
-    Raises:
-        UnknownNameError: Another name.
-        MissingExtraError: The extra ``leuko[fetch]`` isn't installed.
-        DownloadError: No network, or the server refused.
-    """
-    if name not in _DOWNLOADS:
-        raise UnknownNameError(
-            f"no set named {name!r} can be fetched. {suggest(name, list(_DOWNLOADS))}"
-        )
-    handle = _DOWNLOADS[name]
-    by_hand = (
-        f"By hand: download https://www.kaggle.com/datasets/{handle} in a browser, unpack the "
-        f"archive into a folder {name}/, then run: leuko compare {name}/"
-    )
-    try:
-        import kagglehub
-    except ImportError:
-        raise MissingExtraError(
-            'fetching needs kagglehub, which isn\'t installed. Run: pip install "leuko[fetch]". '
-            + by_hand
-        ) from None
-    try:
-        # kagglehub prints to stdout, which belongs to what programs read.
-        with contextlib.redirect_stdout(sys.stderr):
-            return Path(kagglehub.dataset_download(handle))
-    except Exception as error:  # kagglehub passes on whatever requests, urllib3 or Kaggle raise
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DownloadError(
-            f"{name} couldn't be downloaded ({type(error).__name__}: {cause}); expected an "
-            f"answer from kaggle.com. Check the network. {by_hand}"
-        ) from None
-
-
-# Boxes
-
-
-@dataclass(frozen=True)
-class Box:
-    """Where one thing lies in a field: pixels, half open, the corner of the image is (0, 0)."""
-
-    name: str
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
-def read_boxes(path: str | os.PathLike[str]) -> list[Box]:
-    """Reads the boxes of a Pascal VOC file, in the order of the file.
-
-    VOC counts pixels from 1 and includes the last one; the result counts from 0, half open.
-
-    Raises:
-        AnnotationError: The file can't be read, is no VOC file, or declares entities.
-    """
-    try:
-        data = Path(path).read_bytes()
-        _refuse_doctype(data)
-        boxes = []
-        for item in ElementTree.fromstring(data).iter("object"):
-            edges = {edge.tag: float(edge.text or "nan") for edge in item.find("bndbox") or ()}
-            box = Box(
-                (item.findtext("name") or "").strip(),
-                max(0.0, edges["xmin"] - 1),
-                max(0.0, edges["ymin"] - 1),
-                edges["xmax"],
-                edges["ymax"],
-            )
-            if not (box.name and box.x0 <= box.x1 < 1e6 and box.y0 <= box.y1 < 1e6):
-                raise ValueError(f"a box {box}")
-            boxes.append(box)
-        return boxes
-    except (OSError, ValueError, KeyError, expat.ExpatError, ElementTree.ParseError) as error:
-        raise AnnotationError(
-            f"{path} can't be used ({type(error).__name__}: {error}); expected a Pascal VOC file "
-            "with object/name and object/bndbox. Correct or remove it."
-        ) from None
-
-
-def _refuse_doctype(data: bytes) -> None:
-    """Entities are the way in for attacks by XML, and VOC needs none."""
-
-    def refuse(*_: object) -> None:
-        raise ValueError("a document type declaration")
-
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.Parse(data, True)
 
 
 # Recognising
@@ -244,9 +97,6 @@ class _Found:
     name: str
     layout: str
     notes: list[str]
-
-
-_RAW_INNER = Path("dataset-master") / "dataset-master"
 
 
 def _recognise(path: Path) -> _Found:
@@ -301,7 +151,7 @@ def _recognise_file(path: Path) -> _Found:
 
 def _recognise_below(path: Path) -> _Found:
     """Looks up to three folders deeper for the Kaggle set; else class folders or a CSV."""
-    below = list(_walk_folders(path, depth=3))
+    below = list(walk_folders(path, depth=3))
     raw = [folder for folder in below if _is_kaggle_raw(folder)]
     augmented = [folder for folder in below if _is_kaggle_augmented(folder)]
     if raw:
@@ -325,12 +175,12 @@ def _recognise_below(path: Path) -> _Found:
         )
     folder = path
     while True:  # a lone folder around the class folders is no class
-        inner = _visible_folders(folder)
-        if len(inner) != 1 or _holds_images(folder) or _holds_images(inner[0]):
+        inner = list_folders(folder)
+        if len(inner) != 1 or holds_images(folder) or holds_images(inner[0]):
             break
         folder = inner[0]
     tables = sorted(p for p in path.glob("*.csv") if p.is_file() and not p.name.startswith("."))
-    if any(next(_walk_files(inner), None) for inner in _visible_folders(folder)):
+    if any(next(walk_files(inner), None) for inner in list_folders(folder)):
         found = _read_class_folders(folder, path)
         if found.rows:
             return found
@@ -341,7 +191,7 @@ def _recognise_below(path: Path) -> _Found:
             f"{path} holds {len(tables)} CSV files ({', '.join(t.name for t in tables[:5])}); "
             "expected one, or class folders. Name the CSV with the labels."
         )
-    images = sum(_is_image(file) for file in _walk_files(path))
+    images = sum(is_image(file) for file in walk_files(path))
     if images:
         raise LabelTableError(
             f"{path} holds {images} images but no labels; expected one folder per class, or a "
@@ -362,54 +212,9 @@ def _is_kaggle_augmented(folder: Path) -> bool:
         _AUGMENTED_NAME.fullmatch(file.name)
         for split in _SPLITS
         if (folder / split).is_dir()
-        for inner in _visible_folders(folder / split)[:3]
+        for inner in list_folders(folder / split)[:3]
         for file in inner.iterdir()
     )
-
-
-def _visible_folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(e.path) for e in entries if e.is_dir() and not _is_hidden(e.name))
-    except OSError:
-        return []
-
-
-def _walk_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """Folders below, the nearest first."""
-    level = [folder]
-    for _ in range(depth):
-        level = [inner for outer in level for inner in _visible_folders(outer)]
-        yield from level
-
-
-def _walk_files(folder: Path) -> Iterator[Path]:
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not _is_hidden(name))
-        for name in sorted(names):
-            yield Path(place, name)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
-
-
-def _is_image(file: Path) -> bool:
-    if _is_hidden(file.name):
-        return False
-    if _IMAGE_NAMES.fullmatch(file.name):
-        return True
-    if not file.is_file():  # never open a pipe
-        return False
-    try:
-        with file.open("rb") as opened:
-            return tell_format(opened.read(512)) in ("JPEG", "PNG", "BMP", "TIFF")
-    except OSError:
-        return False
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(_is_image(file) for file in folder.iterdir() if not file.is_dir())
 
 
 # Layouts
@@ -419,8 +224,8 @@ def _read_kaggle_raw(folder: Path) -> _Found:
     table = read_table(folder / "labels.csv", [["Image"], ["Category", "label"]])
     notes = list(table.notes)
     files: dict[str, str] = {}
-    aside = _Aside()
-    for file in _walk_files(folder / "JPEGImages"):
+    aside = Aside()
+    for file in walk_files(folder / "JPEGImages"):
         if aside.takes(file, folder):
             continue
         if file.stem in files:
@@ -469,9 +274,9 @@ def _labelled(image: str, path: str | None, written: str, number: int) -> _Row:
 
 def _read_kaggle_augmented(images: Path, only: str) -> _Found:
     found = _Found([], images, "Kaggle blood-cells, augmented set", "kaggle-augmented", [])
-    aside = _Aside()
+    aside = Aside()
     for split in _SPLITS:
-        for file in _walk_files(images / split):
+        for file in walk_files(images / split):
             if aside.takes(file, images):
                 continue
             path = file.relative_to(images).as_posix()
@@ -499,10 +304,10 @@ def _read_kaggle_augmented(images: Path, only: str) -> _Found:
 
 def _read_class_folders(folder: Path, given: Path) -> _Found:
     found = _Found([], folder, folder.resolve().name, "class-folders", [])
-    aside = _Aside()
-    inner = _visible_folders(folder)
+    aside = Aside()
+    inner = list_folders(folder)
     splits = {f.name for f in inner} if all(f.name.lower() in _GIVEN_SPLITS for f in inner) else ()
-    for file in _walk_files(folder):
+    for file in walk_files(folder):
         if aside.takes(file, folder):
             continue
         path = file.relative_to(folder).as_posix()
@@ -515,7 +320,7 @@ def _read_class_folders(folder: Path, given: Path) -> _Found:
     found.rows.sort(key=lambda row: row.image)
     if folder != given:
         found.notes.append(f"The class folders were found in {folder}")
-    empty = [f.name for f in inner if f.name not in splits and next(_walk_files(f), None) is None]
+    empty = [f.name for f in inner if f.name not in splits and next(walk_files(f), None) is None]
     if empty:
         found.notes.append(f"Empty class folders: {', '.join(empty)}")
     found.notes += aside.notes()
@@ -533,7 +338,7 @@ def _read_csv(path: Path) -> _Found:
     rows, outside = [], []
     for number, cells in zip(table.numbers, table.rows, strict=True):
         asked = cells["image"]
-        inside = _stay_inside(asked, root)
+        inside = stay_inside(asked, root)
         if inside is None:
             outside.append(f"row {number}: {asked[:80]!r}")
             continue
@@ -558,19 +363,6 @@ def _read_csv(path: Path) -> _Found:
     return _require(found)
 
 
-def _stay_inside(asked: str, root: Path) -> str | None:
-    """The path relative to the root with "/", or None if it leads outside."""
-    path = asked.replace("\\", "/")
-    if "\0" in path or PureWindowsPath(asked).drive:
-        return None
-    if path.startswith("/"):
-        base = root.resolve().as_posix().rstrip("/") + "/"
-        path = posixpath.normpath(path)
-        return path.removeprefix(base) if path.startswith(base) else None
-    path = posixpath.normpath(path) if path else ""
-    return None if path == ".." or path.startswith("../") else path
-
-
 def _require(found: _Found) -> _Found:
     if not found.rows:
         raise NoImagesError(
@@ -578,45 +370,6 @@ def _require(found: _Found) -> _Found:
             "Check the path."
         )
     return found
-
-
-class _Aside:
-    """Counts the files that are no images, so that they can be named."""
-
-    def __init__(self) -> None:
-        self.hidden: list[str] = []
-        self.others: list[str] = []
-        self.strays: list[str] = []
-        self.odd: list[str] = []
-
-    def takes(self, file: Path, root: Path) -> bool:
-        name = file.relative_to(root).as_posix()
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            self.odd.append(ascii(name))
-            return True
-        if _is_hidden(file.name):
-            self.hidden.append(name)
-        elif not _is_image(file):
-            self.others.append(name)
-        else:
-            return False
-        return True
-
-    def notes(self) -> list[str]:
-        kinds = (
-            (self.hidden, "hidden files"),
-            (self.others, "files that are no images"),
-            (self.strays, "images outside of the class folders"),
-            (self.odd, "files whose names aren't UTF-8"),
-        )
-        return [
-            f"Set aside: {len(names)} {kind} ({', '.join(map(ascii, names[:10]))}"
-            f"{', …' if len(names) > 10 else ''})"
-            for names, kind in kinds
-            if names
-        ]
 
 
 # Reading the files, and what only the whole set shows

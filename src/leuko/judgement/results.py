@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from leuko.judgement.comparison import Predictions, choose_best, compare_models, interval
+from leuko.judgement.comparison import choose_best, compare_models, interval
 from leuko.judgement.metrics import confusion, per_class
+from leuko.judgement.predictions import Predictions
 
 INTERVALS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
 
