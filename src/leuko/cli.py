@@ -107,7 +107,7 @@ def compare(
     init:
         random, imagenet or a safetensors file. [default: random]
     epochs:
-        Passes through the training part. [default: 20; demo: 6]
+        Passes through the training part. [default: 22; demo: 6]
     batch:
         Images per step. [default: 16]
     learning_rate:

@@ -94,7 +94,7 @@ class StudySettings:
     view: str = "cell"
     size: int = 64
     init: str = "random"
-    epochs: int = 20
+    epochs: int = 22
     batch: int = 16
     learning_rate: float = 2e-3
     label_smoothing: float = 0.1

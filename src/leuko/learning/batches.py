@@ -99,7 +99,7 @@ def iterate_batches(
         generator: Source of randomness.
 
     Yields:
-        Images (B, 3, S, S) float32, channels last in memory; labels (B,).
+        Images (B, 3, S, S) float32; labels (B,).
     """
     import torch
 
@@ -111,12 +111,10 @@ def iterate_batches(
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] to zero mean and unit deviation, channels last in memory."""
-    import torch
-
+    """(B, 3, S, S) in [0, 1] to zero mean and unit deviation."""
     mean = images.new_tensor(MEAN).view(1, 3, 1, 1)
     deviation = images.new_tensor(DEVIATION).view(1, 3, 1, 1)
-    return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
+    return (images - mean) / deviation
 
 
 def augment(

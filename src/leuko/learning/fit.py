@@ -26,6 +26,7 @@ from leuko.learning.batches import (
     iterate_batches,
     normalise,
 )
+from leuko.learning.models import choose_memory_format
 from leuko.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def fit(
 
     images = torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2)))
     targets = torch.from_numpy(labels)
-    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    order_in_memory = choose_memory_format(network)
+    network.train().to(memory_format=order_in_memory)  # type: ignore[call-overload]
     optimizer = _make_optimizer(network, settings)
     averaged = {name: value.clone() for name, value in network.state_dict().items()}
     history: list[Epoch] = []
@@ -155,7 +157,7 @@ def fit(
             rate = schedule(step, steps * settings.epochs, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            logits = network(batch)
+            logits = network(batch.contiguous(memory_format=order_in_memory))
             loss = functional.cross_entropy(
                 logits, target, label_smoothing=settings.label_smoothing
             )
@@ -204,14 +206,15 @@ def predict(
     """
     import torch
 
-    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    order_in_memory = choose_memory_format(network)
+    network.eval().to(memory_format=order_in_memory)  # type: ignore[call-overload]
     rows = []
     with torch.inference_mode():
         for start in range(0, len(cells), batch):
             part = np.ascontiguousarray(cells[start : start + batch].transpose(0, 3, 1, 2))
             images = normalise(torch.from_numpy(part).float().div_(255))
             seen = eight_views(images) if views == 8 else [images]
-            answers = [network(v.contiguous(memory_format=torch.channels_last)) for v in seen]
+            answers = [network(v.contiguous(memory_format=order_in_memory)) for v in seen]
             rows.append(torch.stack([a.double().softmax(1) for a in answers]).mean(0))
     probabilities: NDArray[np.float64] = torch.cat(rows).numpy()
     return probabilities
@@ -229,7 +232,7 @@ def _make_optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.Ad
             {"params": others, "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
-        foreach=True,
+        fused=True,
     )
 
 
@@ -282,7 +285,7 @@ def _refresh_normalisation(
             images, targets, order, batch=4 * settings.batch,
             augmentation=settings.augmentation, generator=generator,
         ):  # fmt: skip
-            network(batch)
+            network(batch.contiguous(memory_format=choose_memory_format(network)))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
@@ -332,6 +335,7 @@ def _load_checkpoint(
     averaged: dict[str, torch.Tensor],
     stamp: dict[str, Any],
 ) -> list[Epoch]:
+    import torch
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -352,10 +356,13 @@ def _load_checkpoint(
     )
     for name, value in averaged.items():
         value.copy_(tensors[f"average.{name}"])
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
+            # The fused optimizer walks through memory, so its state has to lie as the weights do.
+            place = torch.empty_like(parameters[int(index)]) if key != "step" else value
+            state.setdefault(int(index), {})[key] = place.copy_(value)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return [Epoch(**record) for record in facts["history"]]
