@@ -3,8 +3,8 @@
     uv run python benchmarks/defaults.py ../shared/data/pbc
 
 A training set with the class counts of one fold of the raw Kaggle set (149 neutrophils, 70
-eosinophils, 26 lymphocytes, 16 monocytes) is drawn from PBC, another laboratory's cells, and made as
-hard as the Kaggle set looks: little colour, soft focus, sensor noise, and 8 % of the training
+eosinophils, 26 lymphocytes, 16 monocytes) is drawn from PBC, another laboratory's cells, and made
+as hard as the Kaggle set looks: little colour, soft focus, sensor noise, and 8 % of the training
 labels wrong. The test cells keep their labels. About three minutes a row on one core.
 """
 

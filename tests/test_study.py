@@ -194,6 +194,25 @@ def test_a_killed_run_ends_like_one_that_was_not(when, finished, cells, tmp_path
     assert not list(run.rglob("checkpoint*"))
 
 
+def test_ctrl_c_says_how_to_continue(cells, tmp_path: Path):
+    run = tmp_path / "run"
+    words = ["compare", str(cells), "--models", "alexnet", "--epochs", "500", "--out", str(run)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leuko.cli", *words],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not list(run.rglob("checkpoint.safetensors")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    lines = err.strip().splitlines()
+    assert lines[-2].startswith("continue with: leuko compare")
+    assert f"--resume {run}" in lines[-2]
+    assert "Traceback" not in err
+
+
 def test_no_file_of_the_set_is_touched(finished, cells):
     assert sorted(p.suffix for p in cells.rglob("*") if p.is_file()) == [".png"] * 28
 

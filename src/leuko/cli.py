@@ -34,6 +34,7 @@ app = App(
     "trusted. Research use only, not for diagnosis.",
     version=leuko.__version__,
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
     help_epilogue="Every command takes --debug (show tracebacks) and --config FILE.toml. "
     "A setting comes from, first to last: default, file, environment (LEUKO_SIZE=96), command "
     "line. Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but some files were set aside.",
@@ -142,15 +143,19 @@ def compare(
     from leuko.progress import Console
 
     console = Console(sys.argv[1:])
-    result = study.compare(
-        data,
-        out=out,
-        resume=resume,
-        workers=workers,
-        watcher=console,
-        command=["leuko", *sys.argv[1:]],
-        **asked,
-    )
+    try:
+        result = study.compare(
+            data,
+            out=out,
+            resume=resume,
+            workers=workers,
+            watcher=console,
+            command=["leuko", *sys.argv[1:]],
+            **asked,
+        )
+    except KeyboardInterrupt:
+        console.advise()
+        raise
     console.conclude(result)
     if as_json:
         sys.stdout.write((result.folder / "results.json").read_text("utf-8") + "\n")

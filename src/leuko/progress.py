@@ -24,6 +24,7 @@ class Console(Watcher):
         self._words = list(words)
         self._bar: Any = None
         self._task: Any = None
+        self._folder: Path | None = None
         self._total = self._done = 0
         self._began = self._last = monotonic()
 
@@ -33,10 +34,9 @@ class Console(Watcher):
 
     def begin(self, folder: Path, epochs: int) -> None:
         """Opens the bar and says how to continue."""
-        self._total = epochs
+        self._folder, self._total = folder, epochs
         self._began = self._last = monotonic()
         self._print(f"run folder: {folder}")
-        self._print(f"to continue after a stop: {resume_command(self._words, folder)}")
         if sys.stderr.isatty():
             from rich.console import Console as RichConsole
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -69,6 +69,11 @@ class Console(Watcher):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def advise(self) -> None:
+        """After Ctrl-C: how to go on."""
+        if self._folder is not None:
+            self._print(f"continue with: {resume_command(self._words, self._folder)}")
 
     def conclude(self, study: Study) -> None:
         """Prints the answer as a table, then where everything is."""

@@ -1,0 +1,100 @@
+"""The measured table of a finished study, as Markdown.
+
+uv run leuko compare ../shared/data/blood-cells --out runs/blood-cells
+uv run python benchmarks/blood_cells.py runs/blood-cells > results/blood-cells.md
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from leuko.judgement.findings import answer, exact_limits
+
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "auroc": "AUROC",
+    "ece": "ECE",
+}
+
+
+def show(limits: dict[str, float]) -> str:
+    return f"{limits['value']:.3f} ({limits['low']:.3f}–{limits['high']:.3f})"
+
+
+def print_study(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text("utf-8"))
+    machine = json.loads((run / "environment.json").read_text("utf-8"))
+    data, protocol = results["data"], results["protocol"]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    counts = ", ".join(f"{k} {n}" for k, n in data["counts"].items())
+    print(f"# ResNet, EfficientNet and AlexNet on {data['name']}\n")
+    print("```\nuv run leuko compare ../shared/data/blood-cells --out runs/blood-cells")
+    print(
+        "uv run python benchmarks/blood_cells.py runs/blood-cells > results/blood-cells.md\n```\n"
+    )
+    print(
+        f"{data['images']} images in {data['groups']} groups ({counts}), from {data['rows']} label "
+        f"rows by the recipe {protocol['recipe']!r}. {protocol['folds']} folds × "
+        f"{protocol['repeats']} repeat, images of one cell kept together. View {protocol['view']}, "
+        f"{protocol['size']} × {protocol['size']} pixels, start {protocol['init']}, "
+        f"{protocol['epochs']} epochs, seed {protocol['seed']}. Commit {commit}; data "
+        f"`{data['sha256'][:16]}`; torch {machine['torch']}, {machine['processor']}, one thread "
+        f"per job. The whole command took {results['times']['seconds'] / 60:.0f} minutes.\n"
+    )
+    print("\n".join(answer(results)) + "\n")
+    print(f"95 % intervals by bootstrap over groups, n = {data['images']}.\n")
+    print("| model | " + " | ".join(METRICS.values()) + " | fit, s | images/s | weights | FLOPs |")
+    print("|---|" + "---|" * (len(METRICS) + 4))
+    for name, row in {**results["models"], **results["baselines"]}.items():
+        cells = [show(row[m]) for m in METRICS]
+        cells += [_cost(row, k) for k in ("fit_seconds", "images_per_second")]
+        cells += [_count(row, k) for k in ("parameters", "flops")]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    print("\n| a | b | a − b in accuracy | p | p after Holm | verdict |\n|---|---|---|---|---|---|")
+    for pair in (*results["pairs"], *results["over_colour"]):
+        limits = {"value": pair["difference"], "low": pair["low"], "high": pair["high"]}
+        print(
+            f"| {pair['a']} | {pair['b']} | {show(limits)} | {pair['p']:.4f} | "
+            f"{pair['p_holm']:.4f} | {pair['verdict']} |"
+        )
+    print("\nPairs with the colour baseline stand by themselves: their p isn't adjusted.\n")
+    print(f"Chosen: **{results['best']}**. {results['best_rule']}\n")
+    for name, row in results["models"].items():
+        _print_classes(name, row)
+
+
+def _print_classes(name: str, row: dict[str, Any]) -> None:
+    print(f"## {name}\n\n| class | n | precision | recall (exact 95 % limits) | F1 |")
+    print("|---|---|---|---|---|")
+    for label, found in row["per_class"].items():
+        low, high = exact_limits(round(found["recall"] * found["n"]), found["n"])
+        print(
+            f"| {label} | {found['n']} | {found['precision']:.3f} | {found['recall']:.3f} "
+            f"({low:.3f}–{high:.3f}) | {found['f1']:.3f} |"
+        )
+    labels = list(row["per_class"])
+    print("\n| true ↓, answered → | " + " | ".join(labels) + " |")
+    print("|---|" + "---|" * len(labels))
+    for label, line in zip(labels, row["confusion"], strict=True):
+        print(f"| {label} | " + " | ".join(map(str, line)) + " |")
+    print()
+
+
+def _cost(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:.0f}" if key in row else "–"
+
+
+def _count(row: dict[str, Any], key: str) -> str:
+    return f"{row[key] / 1e6:.1f} M" if key in row else "–"
+
+
+if __name__ == "__main__":
+    print_study(Path(sys.argv[1]))
