@@ -152,6 +152,10 @@ def test_damaged_files_are_set_aside_listed_and_left_alone(tmp_path: Path, capsy
     dropped = {Path(d["image"]).name: d["reason"] for d in steps["drop_unreadable"]["dropped"]}
     assert set(dropped) == set(damaged)
     assert all(dropped.values())
+    capsys.readouterr()
+    assert main(["compare", str(folder), "--out", str(tmp_path / "run"), *QUICK]) == 3
+    said = capsys.readouterr().err
+    assert all(f"set aside: LYMPHOCYTE/{name} (" in said for name in damaged)
     assert hashes(folder) == before
 
 

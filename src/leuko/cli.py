@@ -12,16 +12,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Env, Toml
 
 import leuko
 from leuko.errors import LeukoError, SettingsError
-
-if TYPE_CHECKING:
-    from leuko.data.cleaning import Cleaned
 
 DATA_HELP = (
     "A Kaggle blood-cells folder in either layout, a folder of class folders, a CSV with columns "
@@ -159,7 +156,7 @@ def compare(
     console.conclude(result)
     if as_json:
         sys.stdout.write((result.folder / "results.json").read_text("utf-8") + "\n")
-    return 0
+    return 3 if result.results["data"]["set_aside"] else 0
 
 
 @app.command
@@ -205,7 +202,10 @@ def clean(
     if out is not None:
         write_clean(cleaned, out)
         _say(f"written to {out}")
-    return _set_aside(cleaned)
+    unreadable = manifest.unreadable()
+    for row in unreadable:
+        _say(f"set aside: {row['image']} ({row['reason']})")
+    return 3 if unreadable else 0
 
 
 @app.command
@@ -356,12 +356,6 @@ def _check_early(asked: dict[str, Any]) -> None:
 
 def _split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _set_aside(cleaned: Cleaned) -> int:
-    """3 if files that should have been readable were not; they are listed in the ledger."""
-    issues = cleaned.found.table["issues"].to_list()
-    return 3 if any(i.startswith("unreadable") for row in issues for i in row) else 0
 
 
 def _say(text: str) -> None:

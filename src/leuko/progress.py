@@ -92,6 +92,8 @@ class Console(Watcher):
             self._print(
                 "The demo set is drawn by a program: these numbers say nothing about blood."
             )
+        for row in results["data"]["set_aside"]:
+            self._print(f"set aside: {row['image']} ({row['reason']})")
         self._print(f"\nreport: {study.folder / 'report.html'}")
         self._print(f"run folder: {study.folder}")
 

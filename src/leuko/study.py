@@ -625,6 +625,7 @@ def _summarise(
             "counts": kept.counts(),
             "groups": kept.table["group"].n_unique(),
             "dropped": {s.name: len(s.dropped) for s in plan.cleaned.ledger.steps},
+            "set_aside": found.unreadable(),
             "sha256": hash_data(found),
             "notes": list(found.notes),
         },

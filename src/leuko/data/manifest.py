@@ -77,6 +77,16 @@ class Manifest:
         found = self.table["label"].drop_nulls().to_list()
         return {name: found.count(name) for name in sorted(set(found))}
 
+    def unreadable(self) -> list[dict[str, str]]:
+        """The files that should have been readable and weren't: ``image`` and ``reason``."""
+        reasons = {
+            image: issue.removeprefix("unreadable:")
+            for image, issues in self.table.select("image", "issues").iter_rows()
+            for issue in issues
+            if issue.startswith("unreadable")
+        }
+        return [{"image": image, "reason": reason} for image, reason in reasons.items()]
+
     def with_table(self, table: pl.DataFrame) -> Manifest:
         """The same set with other rows.
 
