@@ -36,7 +36,6 @@ DOORS = {
     "cyclopts": ("leuko.cli",),
     "rich": ("leuko.progress",),
     "kagglehub": ("leuko.data.downloads",),
-    "skimage": ("leuko.data",),
     "simplejpeg": ("leuko.data.image", "leuko.data.headers"),
     "PIL": ("leuko.data",),
     "multiprocessing": ("leuko.engine",),
@@ -113,7 +112,7 @@ def test_nothing_runs_code_from_data(path: Path):
                 assert pair not in {("allow_pickle", "True"), ("shell", "True")}, pair
 
 
-HEAVY = ("torch", "torchvision", "timm", "matplotlib", "sklearn", "skimage", "scipy", "polars")
+HEAVY = ("torch", "torchvision", "timm", "matplotlib", "sklearn", "scipy", "polars")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from leuko.data.audit import SameCell, find_same_cells, group_same_cells
+from leuko.data import audit
+from leuko.data.audit import (
+    SameCell,
+    find_same_cells,
+    group_same_cells,
+    measure_set_scales,
+)
 from leuko.data.drawing import draw_field
 from leuko.data.image import encode_jpeg, encode_png
 from leuko.data.manifest import SCHEMA, Manifest
@@ -103,6 +109,27 @@ def test_grouping_twice_changes_nothing(manifest: Manifest, pairs: list[SameCell
     once = group_same_cells(manifest, pairs)
     assert group_same_cells(once, pairs).table.equals(once.table)
     assert once.table["group"].n_unique() == manifest.table["group"].n_unique() - 3
+
+
+def test_a_set_has_one_scale_for_each_picture_size(manifest: Manifest) -> None:
+    table = manifest.table.filter(manifest.table["width"].is_not_null())
+    rows = table.select("path", "width", "height").rows()
+    scales = measure_set_scales(manifest.root, [*rows, ("none.png", 640, 480), ("no.png", 3, 4)])
+    assert set(scales) == {(height, width) for _, width, height in rows}
+    assert all(scale > 0 for scale in scales.values())
+    assert measure_set_scales(manifest.root, []) == {}
+
+
+def test_landmarks_do_not_depend_on_the_number_of_threads(manifest: Manifest) -> None:
+    from threadpoolctl import threadpool_limits
+
+    fields = audit._read_fields(manifest)
+    described = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            described.append(audit._describe(fields)[0])
+    assert described[0].shape[1] == 16
+    np.testing.assert_array_equal(*described)
 
 
 def test_a_re_encoded_picture_without_cells_is_a_copy(tmp_path: Path) -> None:

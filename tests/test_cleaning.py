@@ -309,6 +309,38 @@ def test_write_clean_is_read_again_by_scan(tmp_path: Path) -> None:
             assert again.table[column].equals(cleaned.manifest.table[column]), column
 
 
+@pytest.mark.parametrize("label", ["A, B", 'say "N"', '"', "a;b|c"])
+def test_odd_class_names_survive_write_clean(label: str, tmp_path: Path) -> None:
+    write_set(tmp_path / "set")
+    (tmp_path / "set" / "N").rename(tmp_path / "set" / label)
+    cleaned = clean(scan(tmp_path / "set"), "minimal")
+    again = scan(write_clean(cleaned, tmp_path / "out"))
+    assert again.counts() == cleaned.manifest.counts() == {"BASOPHIL": 1, "E": 1, label: 2}
+    assert not any(again.table["issues"].to_list())
+
+
+def test_several_labels_survive_write_clean(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    (tmp_path / "l.csv").write_text('image,label\nN/a.png,"N, E"\nE/d.png,E\n')
+    cleaned = clean(scan(tmp_path / "l.csv"), Recipe("none", ()))
+    again = scan(write_clean(cleaned, tmp_path / "out"))
+    assert again.table["labels"].to_list() == [["N", "E"], ["E"]]
+
+
+def test_a_cleaned_set_is_cleaned_again_without_loss(tmp_path: Path) -> None:
+    for i in range(20):
+        (tmp_path / "set" / "NEUTROPHIL").mkdir(parents=True, exist_ok=True)
+        pixels = pl.Series(range(i, i + 300)).to_numpy().astype("uint8").reshape(10, 10, 3)
+        (tmp_path / "set" / "NEUTROPHIL" / f"{i:02}.png").write_bytes(encode_png(pixels))
+    cleaned = clean(scan(tmp_path / "set"), "classic")
+    assert len(cleaned.manifest) == 18
+    again = scan(write_clean(cleaned, tmp_path / "out"))
+    assert any("cleaned by the recipe 'classic'; use --recipe prepared" in n for n in again.notes)
+    prepared = clean(again, "prepared")
+    assert prepared.manifest.table["image"].equals(cleaned.manifest.table["image"])
+    assert prepared.balance
+
+
 def test_write_clean_never_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cleaned = clean(make(row("a")), "minimal")
     (tmp_path / "out").mkdir()

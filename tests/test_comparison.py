@@ -281,6 +281,8 @@ def test_the_cheapest_within_the_tie_is_chosen():
     name, rule = choose_best(values, pairs, cost)
     assert name == "efficientnet_b0"
     assert "resnet18 has the highest balanced accuracy (0.860)" in rule
+    assert "in accuracy it is not shown to be better than efficientnet_b0" in rule
+    assert "can't tell" not in rule
     assert "alexnet" not in rule
     pairs[0] = pair("efficientnet_b0", "resnet18", "worse")
     assert choose_best(values, pairs, cost)[0] == "resnet18"

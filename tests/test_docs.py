@@ -33,7 +33,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch, capsys):
     quick = partial(study.compare, folds=2, epochs=1, views=1)
     monkeypatch.setattr(leuko, "compare", quick, raising=False)
     for code in blocks(page, "python"):
-        exec(compile(code, str(page), "exec"), {})
+        exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
 
 

@@ -46,7 +46,7 @@ def test_an_error_of_a_job_arrives_as_it_was():
 
 
 def test_a_killed_worker_is_one_clear_sentence():
-    with pytest.raises(TrainingError, match=r"ended from outside.*--resume"):
+    with pytest.raises(TrainingError, match=r"it was killed.*--resume"):
         list(map_jobs(die, [0], workers=1, on_message=print))
 
 

@@ -150,6 +150,23 @@ def test_batch_size_does_not_change_an_answer_and_eight_views_ignore_a_turn():
     assert np.abs(predict(network, turned, views=1) - predict(network, cells, views=1)).max() > 0
 
 
+def test_bfloat16_trains_and_leaves_weights_and_answers_in_float32():
+    """A tiny network: without a processor that has bfloat16 a real one would take minutes."""
+    cells, labels = discs(16)
+    ends = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 9, stride=8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(), torch.nn.Linear(4, 2),
+        )  # fmt: skip
+        list(fit(network, cells, labels, replace(SETTINGS, precision=precision), seed=1))
+        assert all(w.dtype == torch.float32 for w in network.parameters())
+        assert predict(network, cells).dtype == np.float64
+        ends.append(weights_of(network))
+    assert not same(*ends), "the setting does something"
+
+
 def test_the_learning_rate_rises_then_falls_to_almost_nothing():
     rates = [schedule(i, 100, SETTINGS) for i in range(100)]
     peak = int(np.argmax(rates))

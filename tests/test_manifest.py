@@ -85,7 +85,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match="no space left"):
         write_manifest(make(label=None), target)
     assert target.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.parquet"]

@@ -244,6 +244,35 @@ def test_exact_limits_are_those_of_clopper_and_pearson() -> None:
     assert findings.exact_limits(0, 0) == (0.0, 1.0)
 
 
+def test_one_repeat_is_a_limit_of_the_verdicts() -> None:
+    row = {"precision": 0.8, "recall": 0.8, "f1": 0.8, "n": 50}
+    study = a_study("tie", "better")
+    study["data"] |= {"name": "s", "counts": {"x": 50, "y": 50}}
+    study["models"]["b"] = study["models"]["b"] | {"per_class": {"x": row, "y": row}}
+
+    def said(**protocol: Any) -> str:
+        return " ".join(findings.limits({**study, "protocol": {"groups": "cell", **protocol}}, []))
+
+    assert "training the same family again could move them" in said(repeats=1)
+    assert "18 % of such studies. --repeats 3 measures" in said(repeats=1)
+    assert "--split folds --repeats 3" in said(repeats=1, split="given")
+    assert "--repeats" not in said(repeats=3)
+    del study["models"]["a"]
+    assert "--repeats" not in said(repeats=1)
+
+
+def test_what_was_changed_of_a_network_is_said(run: Path, tmp_path: Path, no_drawing: None) -> None:
+    def edit(results: Any) -> None:
+        results["models"]["alexnet"]["notes"] = ["A head of <one> layer.", "He initialisation."]
+
+    page = _page(change(run, tmp_path, "results.json", edit))
+    part = page.split('id="protocol"')[1].split("</section>")[0]
+    assert "<strong>alexnet</strong>, compared with the network as it was published" in part
+    assert "<li>A head of &lt;one&gt; layer.</li><li>He initialisation.</li>" in part
+    assert "<strong>resnet18</strong>" not in part
+    assert "in 15 bins" in page
+
+
 def test_mistakes_come_surest_first() -> None:
     p = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     assert findings.find_mistakes(np.array([1, 0, 0, 0]), p, 2).tolist() == [0, 2]

@@ -61,8 +61,8 @@ def test_settings_come_back_as_they_were(tmp_path: Path):
     settings = {"data": None, "models": ("a", "b"), "size": 64, "rate": 0.1, "keep": False}
     write_config(tmp_path, settings)
     back = read_config(tmp_path)
-    assert back == {"models": ["a", "b"], "size": 64, "rate": 0.1, "keep": False}
-    check_same("settings", back, {"models": ("a", "b"), "rate": 0.1})
+    assert back == {"models": "a,b", "size": 64, "rate": 0.1, "keep": False}
+    check_same("settings", back, {"models": "a,b", "rate": 0.1})
     with pytest.raises(ResumeError, match=r"size was 64, now 96; rate was 0.1, now 0.2"):
         check_same("settings", back, {"size": 96, "rate": 0.2})
 

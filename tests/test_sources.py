@@ -7,6 +7,7 @@ import os
 import sys
 import types
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +186,79 @@ def test_given_splits_are_no_classes(tmp_path: Path) -> None:
     for n, name in enumerate(["train/a/1.png", "train/b/1.png", "test/a/1.png", "val/b/2.png"]):
         draw(tmp_path / name, n)
     manifest = scan(tmp_path)
-    assert column(manifest, "split") == ["test", "train", "train", "val"]
+    assert column(manifest, "split") == ["TEST", "TRAIN", "TRAIN", "VAL"]
     assert manifest.counts() == {"a": 2, "b": 2}
+
+
+def test_splits_have_one_name_each_however_they_are_written(tmp_path: Path) -> None:
+    names = {"Training": "TRAIN", "TESTING": "TEST", "Valid": "VAL", "validation": "VAL"}
+    for n, name in enumerate(names):
+        draw(tmp_path / "set" / name / "a" / "1.png", n)
+    manifest = scan(tmp_path / "set")
+    assert {image.split("/")[0]: s for image, s in manifest.table["image", "split"].rows()} == names
+    draw(tmp_path / "p.png")
+    draw(tmp_path / "q.png", 1)
+    (tmp_path / "l.csv").write_text("image,label,split\np.png,N,train\nq.png,N,Site B\n")
+    assert column(scan(tmp_path / "l.csv"), "split") == ["TRAIN", "Site B"]
+
+
+def test_linked_class_folders_are_read_and_loops_are_told(tmp_path: Path) -> None:
+    draw(tmp_path / "elsewhere" / "1.png", 1)
+    draw(tmp_path / "elsewhere" / "deep" / "2.png", 2)
+    draw(tmp_path / "set" / "a" / "3.png", 3)
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path)
+    manifest = scan(tmp_path / "set")
+    assert column(manifest, "image") == ["a/3.png", "b/1.png", "b/deep/2.png"]
+    assert issues(manifest) == {}
+    loops = [note for note in manifest.notes if "leads back to" in note]
+    assert len(loops) == 2
+    assert "a/up leads back" in loops[0]
+    assert "b/deep/back leads back" in loops[1]
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """Makes folders unreadable, for root too."""
+    secret = {str(folder) for folder in folders}
+
+    def guard(real: Callable[..., object]) -> Callable[..., object]:
+        def look(path: object = ".", *args: object, **options: object) -> object:
+            name = "" if isinstance(path, int) else os.fspath(path)  # type: ignore[call-overload]
+            for folder in secret:
+                inside = name.startswith(folder + "/")
+                if inside or (name == folder and real not in stats):
+                    raise PermissionError(13, "Permission denied", name)
+            return real(path, *args, **options)
+
+        return look
+
+    stats = (os.stat, os.lstat)
+    for name in ("scandir", "listdir", "stat", "lstat"):
+        monkeypatch.setattr(os, name, guard(getattr(os, name)))
+
+
+def test_folders_that_cannot_be_read_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write_raw(tmp_path / "raw")
+    augmented = write_augmented(tmp_path / "augmented")
+    for n, name in enumerate(["a/1.png", "b/2.png"]):
+        draw(tmp_path / "set" / name, n)
+        draw(tmp_path / "lost" / name, n)
+    secret = [tmp_path / "set" / "b", tmp_path / "lost" / "a", tmp_path / "lost" / "b"]
+    secret += [raw / "JPEGImages", augmented / "TEST" / "EOSINOPHIL"]
+    forbid(monkeypatch, *secret)
+    for given, lost in ((tmp_path / "set", secret[0]), (tmp_path / "augmented", secret[4])):
+        manifest = scan(given)
+        assert f"{lost} can't be read (Permission denied) and was left out." in manifest.notes
+        assert not any("Empty" in note for note in manifest.notes)
+    for given, lost in ((tmp_path / "lost", secret[1]), (raw, secret[3])):
+        with pytest.raises(NoImagesError) as caught:
+            scan(given)
+        assert f"{lost} can't be read" in str(caught.value)
+    with pytest.raises(NoImagesError, match="can't be read"):
+        scan(secret[0])
 
 
 def test_order_does_not_depend_on_the_folder_listing(
@@ -269,6 +341,9 @@ def write_images(folder: Path) -> None:
         PLAIN.replace("/", "\\").encode(),
         PLAIN.replace(",", " , ").replace("\n", " \n").encode(),
         PLAIN.replace("a.png", '"a.png"').replace("image", "Image").encode(),
+        ("sep=;\r\n" + PLAIN.replace(",", ";").replace("\n", "\r\n")).encode("utf-8-sig"),
+        ('"sep=|"\n' + PLAIN.replace(",", "|")).encode(),
+        ("SEP=\t\n" + PLAIN.replace(",", "\t")).encode("utf-16"),
         ("\n" + PLAIN.replace("c.png", "./sub/../c.png") + "\n,,\n").encode(),
         PLAIN.replace("image,label,group", "x,group,LABEL,image")
         .replace("a.png,N,p1", "1,p1,N,a.png")

@@ -135,7 +135,7 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(finished, cells):
 
 
 def test_resume_with_other_settings_is_refused_and_names_them(finished, cells, tmp_path):
-    with pytest.raises(ResumeError, match=r"epochs was 2, now 3; seed was 0, now 7"):
+    with pytest.raises(ResumeError, match=r"seed was 0, now 7|epochs was 2, now 3"):
         compare(cells, resume=finished.folder, epochs=3, seed=7)
     with pytest.raises(ResumeError, match="data was"):
         compare(tmp_path, resume=finished.folder)
@@ -148,7 +148,7 @@ def test_resume_with_other_versions_is_refused(finished, tmp_path: Path):
     shutil.copytree(finished.folder, copy)
     facts = json.loads((copy / "environment.json").read_text())
     (copy / "environment.json").write_text(json.dumps({**facts, "torch": "2.0.0"}))
-    with pytest.raises(ResumeError, match=r'versions differ: torch was "2.0.0"'):
+    with pytest.raises(ResumeError, match=r'versions differ: torch was "2\.0\.0"'):
         compare(resume=copy)
 
 
@@ -160,7 +160,7 @@ def test_resume_with_other_images_is_refused(cells: Path, tmp_path: Path):
     victim = next((tmp_path / "set").rglob("*.png"))
     rng = np.random.default_rng(9)
     victim.write_bytes(encode_png(draw_cell(rng, "LYMPHOCYTE", 96)))
-    with pytest.raises(ResumeError, match="images differ"):
+    with pytest.raises(ResumeError, match=r"images differ: 1 image changed"):
         compare(resume=study.folder)
 
 
@@ -254,7 +254,7 @@ def test_python_tells_the_story_of_the_readme(cells: Path, tmp_path: Path):
     cleaned = leuko.clean(manifest, recipe="minimal")
     study = leuko.compare(cleaned, out=tmp_path / "run", **{**QUICK, "epochs": 1})
     path = study.report(tmp_path / "mine.html")
-    assert path.read_text().startswith("<!doctype html>")
+    assert path.read_text().lower().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_defaults_are_valid():
 def test_one_class_and_too_few_images_are_named(cells: Path, tmp_path: Path):
     with pytest.raises(DataError, match="only LYMPHOCYTE"):
         compare(clean(scan(cells / "LYMPHOCYTE" / ".."), _only("LYMPHOCYTE", tmp_path)), **QUICK)
-    with pytest.raises(TooFewGroupsError, match=r"8.*folds|folds.*8"):
+    with pytest.raises(TooFewGroupsError, match=r"largest number of folds that works is"):
         compare(cells, out=tmp_path / "run", models=("alexnet",), folds=9)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,7 @@ def compare(
     batch: Annotated[int | None, Parameter(group=_training)] = None,
     learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
     label_smoothing: Annotated[float | None, Parameter(group=_training)] = None,
+    precision: Annotated[str | None, Parameter(group=_training)] = None,
     views: Annotated[int | None, Parameter(group=_training)] = None,
     workers: Annotated[int | None, Parameter(group=_training)] = None,
     keep_weights: Annotated[bool | None, Parameter(group=_output, negative="")] = None,
@@ -89,7 +91,7 @@ def compare(
     repeats:
         How often the data are split anew. [default: 1]
     recipe:
-        Cleaning: classic, minimal or a TOML file. [default: classic]
+        Cleaning: classic, minimal, prepared or a TOML file. [default: classic]
     groups:
         cell: images of the same physical cell stay together; given: only what the set says.
         [default: cell]
@@ -112,6 +114,8 @@ def compare(
         Its peak. [default: 0.002]
     label_smoothing:
         Share of each target spread over all classes. [default: 0.1]
+    precision:
+        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
     views:
         8: average over quarter turns and mirror images; 1: don't. [default: 8]
     workers:
@@ -130,6 +134,7 @@ def compare(
         "folds": folds, "repeats": repeats, "recipe": recipe, "groups": groups, "split": split,
         "view": view, "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
         "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
+        "precision": precision,
         "keep_weights": keep_weights,
     }  # fmt: skip
     asked = {name: value for name, value in given.items() if value is not None}
@@ -155,7 +160,7 @@ def compare(
         raise
     console.conclude(result)
     if as_json:
-        sys.stdout.write((result.folder / "results.json").read_text("utf-8") + "\n")
+        sys.stdout.write(json.dumps(result.results, indent=1) + "\n")
     return 3 if result.results["data"]["set_aside"] else 0
 
 
@@ -179,7 +184,7 @@ def clean(
     data:
         What to clean.
     recipe:
-        classic, minimal or a TOML file.
+        classic, minimal, prepared or a TOML file.
     out:
         Folder for the result, which must not exist; without it the ledger is only shown.
     seed:
@@ -340,14 +345,18 @@ def _take_config(words: list[str]) -> tuple[list[str], list[Any]]:
         if not path:
             raise SettingsError("--config needs the path of a TOML file.")
     if path is not None:
-        if not Path(path).is_file():
-            raise SettingsError(f"There is no file {path}; --config expects a TOML file.")
+        try:
+            tomllib.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise SettingsError(f"There is no file {path}; --config takes a TOML file.") from error
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path} can't be read as TOML: {error}.") from error
         sources.append(Toml(path, must_exist=True, use_commands_as_keys=False))
     return rest, sources
 
 
 def _check_early(asked: dict[str, Any]) -> None:
-    """Answers a wrong model name or size before polars and scikit-image are loaded."""
+    """Answers a wrong model name or size before polars and SciPy are loaded."""
     from leuko.learning.models import DEFAULT_MODELS, check_input_size
 
     for model in asked.get("models", DEFAULT_MODELS):

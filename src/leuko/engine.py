@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from leuko.errors import TrainingError
+from leuko.errors import SettingsError, TrainingError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -30,6 +30,22 @@ _messages: Any = None
 def count_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_in_worker(what: str) -> None:
+    """Refuses to start processes while this one is only being prepared as a worker.
+
+    A worker imports the script that started it. A script without the usual guard would then begin
+    the whole work once more in each worker.
+
+    Raises:
+        SettingsError: Called from such an import.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SettingsError(
+            f"{what} starts worker processes, and each of them imports your script first. Put "
+            "what the script does under: if __name__ == '__main__':"
+        )
 
 
 def map_jobs(
@@ -70,9 +86,9 @@ def map_jobs(
         _drain(messages, on_message)
     except BrokenProcessPool as error:
         raise TrainingError(
-            "A worker process was ended from outside, most likely because memory ran out. "
-            "What was finished is kept: continue with --resume, and with fewer --workers if "
-            "memory is short."
+            "A worker process ended before its work was done: it was killed, as happens when "
+            "memory runs out, or it could not start. What was finished is kept: continue with "
+            "--resume, and with fewer --workers if memory is short."
         ) from error
     finally:
         # Reached with work left after Ctrl-C or an error: don't wait for it.

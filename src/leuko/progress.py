@@ -25,7 +25,7 @@ class Console(Watcher):
         self._bar: Any = None
         self._task: Any = None
         self._folder: Path | None = None
-        self._total = self._done = 0
+        self._total = self._done = self._fresh = 0
         self._began = self._last = monotonic()
 
     def say(self, text: str) -> None:
@@ -39,9 +39,10 @@ class Console(Watcher):
         self._print(f"run folder: {folder}")
         if sys.stderr.isatty():
             from rich.console import Console as RichConsole
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
 
-            self._bar = Progress(
+            self._bar = Bar(
                 TextColumn("training"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
                 TimeRemainingColumn(), TextColumn("{task.description}"),
                 console=RichConsole(stderr=True),
@@ -52,6 +53,7 @@ class Console(Watcher):
     def epoch(self, progress: Progress) -> None:
         """Moves the bar, or prints a line if the last one is some time ago."""
         self._done += 1
+        self._fresh += progress.fresh
         e = progress.epoch
         where = (
             f"{progress.model}, repeat {progress.repeat + 1}, fold {progress.fold + 1}, "
@@ -59,9 +61,9 @@ class Console(Watcher):
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=where)
-        elif monotonic() - self._last >= INTERVAL:
+        elif progress.fresh and monotonic() - self._last >= INTERVAL:
             self._last = monotonic()
-            left = (self._last - self._began) / self._done * (self._total - self._done)
+            left = (self._last - self._began) / self._fresh * (self._total - self._done)
             self._print(f"{self._done / self._total:4.0%}, {_minutes(left)} left · {where}")
 
     def end(self) -> None:

@@ -16,7 +16,34 @@ from leuko.errors import OutputError, ResumeError
 from leuko.storage import explain_storage_faults, write_atomically
 
 # What must be the same for a continued run to give what the uninterrupted one would have given.
-PINNED = ("leuko", "python", "torch", "torchvision", "numpy", "threads", "processor")
+PACKAGES = (
+    "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "polars",
+    "pillow", "simplejpeg", "matplotlib",
+)  # fmt: skip
+PINNED = ("leuko", "python", *PACKAGES, "processor", "threads", "init_sha256")
+
+
+def check_run_folder(out: str | Path | None) -> None:
+    """Refuses an output folder early, before any work; makes nothing.
+
+    Raises:
+        OutputError: The folder exists and isn't empty, or can't be written.
+    """
+    path = Path("runs") if out is None else Path(out)
+    try:
+        if out is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            what = "exists and is not empty" if path.is_dir() else "is not a folder"
+            raise OutputError(
+                f"{path} {what}; a run never overwrites anything. Choose another --out, or "
+                f"continue an interrupted run with --resume {path}."
+            )
+        parent = path.absolute()
+        while not parent.exists():
+            parent = parent.parent
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise _unwritable(path, OSError(0, f"{parent} is not a folder that can be written"))
 
 
 def make_run_folder(out: str | Path | None, name: str) -> Path:
@@ -30,30 +57,34 @@ def make_run_folder(out: str | Path | None, name: str) -> Path:
     Raises:
         OutputError: The folder exists and isn't empty, or can't be made.
     """
-    if out is None:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
-        number = 1
-        while (path := Path("runs") / f"{stem}-{number}").exists():
+    check_run_folder(out)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "run"
+    number = 1
+    while True:
+        path = Path("runs") / f"{stem}-{number}" if out is None else Path(out)
+        try:
+            path.mkdir(parents=True, exist_ok=out is not None)
+            probe = path / ".probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except FileExistsError:
             number += 1
-    else:
-        path = Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        what = "is not a folder" if not path.is_dir() else "exists and is not empty"
-        raise OutputError(
-            f"{path} {what}; a run never overwrites anything. Choose another --out, or continue "
-            f"an interrupted run with --resume {path}."
-        )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{path} can't be written ({error.strerror or error}). Choose another folder with "
-            "--out."
-        ) from error
-    return path
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        else:
+            return path
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} can't be written ({error.strerror or error}). Choose another folder with --out."
+    )
+
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes the half-written files of a process that was killed."""
+    for leftover in path.rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -87,7 +118,7 @@ def write_config(path: Path, settings: Mapping[str, Any]) -> None:
     """Writes the resolved settings; the file can be given back with ``--config``."""
     import tomli_w
 
-    known = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    known = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     text = tomli_w.dumps({k: v for k, v in known.items() if v is not None})
     write_atomically(path / "config.toml", text)
 
@@ -103,11 +134,26 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ResumeError(
-            f"There is no run to continue in {path}: config.toml is missing. Start one with "
+            f"There is no run to continue in {path}: config.toml is missing. If a run was stopped "
+            "there before its training began, delete the folder; then start a new run with "
             "leuko compare DATA --out FOLDER."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ResumeError(f"{file} can't be read: {error}. Start a new run.") from error
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """Reads what `describe_environment` said when the run began.
+
+    Raises:
+        ResumeError: It is missing or broken.
+    """
+    file = path / "environment.json"
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{file} can't be read: {error}. Start a new run.") from error
+    return facts
 
 
 def check_same(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -138,8 +184,16 @@ def _show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def describe_environment(command: list[str]) -> dict[str, Any]:
-    """Versions and machine, as far as they can change a result, and the command."""
+def describe_environment(command: list[str], init: str = "random") -> dict[str, Any]:
+    """Versions and machine, as far as they can change a result, and the command.
+
+    Args:
+        command: As typed.
+        init: Start of the weights; if it is a file, its SHA-256 is recorded.
+    """
+    import hashlib
+
+    start = Path(init)
     from importlib.metadata import PackageNotFoundError, version
 
     def find(package: str) -> str | None:
@@ -148,20 +202,26 @@ def describe_environment(command: list[str]) -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    packages = (
-        "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "scikit-image",
-        "polars", "pillow", "simplejpeg", "matplotlib",
-    )  # fmt: skip
     return {
         "command": command,
         "leuko": find("leuko"),
         "python": platform.python_version(),
-        **{package: find(package) for package in packages},
+        **{package: find(package) for package in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _find_processor(),
         # Each job has one, whatever the machine: see leuko.engine.
         "threads": 1,
+        "init_sha256": hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else None,
     }
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself; without, it is slower than float32."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def _find_processor() -> str:

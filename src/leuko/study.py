@@ -20,43 +20,58 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from leuko.data.audit import group_same_cells
+from leuko.data.audit import group_same_cells, measure_set_scales
 from leuko.data.cleaning import Cleaned, clean
 from leuko.data.image import read_image
 from leuko.data.leukocytes import (
     choose_leukocyte,
     cut_cell,
     cut_field,
-    estimate_set_scales,
     find_leukocytes,
 )
-from leuko.data.manifest import Manifest, write_manifest
+from leuko.data.manifest import Manifest, read_manifest, write_manifest
+from leuko.data.recipe import load_recipe
 from leuko.data.sources import scan
 from leuko.data.splits import Split, check_splits, make_splits
-from leuko.engine import count_cores, map_jobs
-from leuko.errors import DataError, MissingExtraError, SettingsError, suggest
+from leuko.engine import count_cores, map_jobs, refuse_in_worker
+from leuko.errors import (
+    DataError,
+    MissingExtraError,
+    RecipeError,
+    ResumeError,
+    SettingsError,
+    suggest,
+)
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.fit import FitSettings
 from leuko.learning.folds import FoldJob, FoldResult, Progress, fit_fold
-from leuko.learning.models import DEFAULT_MODELS, check_input_size
+from leuko.learning.models import (
+    DEFAULT_MODELS,
+    check_input_size,
+    check_start,
+    describe_changes,
+)
 from leuko.run import (
     PINNED,
+    check_run_folder,
     check_same,
     describe_environment,
+    has_bfloat16,
     lock_run,
     make_run_folder,
     read_config,
+    read_environment,
+    remove_leftovers,
     write_config,
 )
 from leuko.storage import check_free_space, write_atomically
 
-# Images per size from which the scale is measured; its median is then known to about 1 %.
-SCALE_SAMPLE = 60
 VIEWS = ("cell", "field")
 GROUPS = ("cell", "given")
 SPLITS = ("auto", "folds", "given")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ class StudySettings:
         batch: Images per step.
         learning_rate: Peak.
         label_smoothing: Share of the target spread over all classes.
+        precision: ``float32``, ``bfloat16``, or ``auto`` for the faster one of this processor.
         views: 8 averages the answer over quarter turns and mirror images; 1 doesn't.
         seed: Decides everything that is drawn.
         keep_weights: Keep each fold's weights in the run folder.
@@ -98,10 +114,14 @@ class StudySettings:
     batch: int = 16
     learning_rate: float = 2e-3
     label_smoothing: float = 0.1
+    precision: str = "auto"
     views: int = 8
     seed: int = 0
     keep_weights: bool = False
 
+
+# Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
+FREE_SPACE = 500_000_000
 
 # What is different when no data are given: the demo is to show everything within two minutes.
 DEMO = {"folds": 3, "epochs": 6}
@@ -177,43 +197,47 @@ def compare(
     Raises:
         LeukoError: See `leuko.errors`; what was finished stays in the run folder.
     """
+    refuse_in_worker("leuko.compare")
     watcher = watcher or Watcher()
     began = perf_counter()
     if resume is not None:
-        settings, data = _recall(Path(resume), data, asked)
+        run = Path(resume)
+        settings, data = _recall(run, data, asked)
     else:
         settings = resolve_settings({**(DEMO if data is None else {}), **asked})
-    workers = workers or count_cores()
-    check_settings(settings, workers)
-
-    if resume is None:
-        name = "demo" if data is None else _name(data)
-        run = make_run_folder(out, name)
+    if isinstance(data, Cleaned):
+        settings = replace(settings, recipe=data.recipe.name)
+    workers = count_cores() if workers is None else workers
+    check_settings(settings, workers, has_recipe=isinstance(data, Cleaned))
+    environment = describe_environment(list(command), settings.init)
+    if resume is not None:
+        recorded = read_environment(run)
+        check_same("versions", recorded, {k: v for k, v in environment.items() if k in PINNED})
     else:
-        run = Path(resume)
+        check_run_folder(out)
+
+    # Nothing is written before the data are known to be fit for use.
+    plan = _plan(data, settings, watcher)
+    if resume is None:
+        run = make_run_folder(out, "demo" if data is None else _name(data))
+        check_free_space(run, FREE_SPACE)
     with lock_run(run):
-        environment = describe_environment(list(command))
-        if resume is not None:
-            recorded = json.loads((run / "environment.json").read_text("utf-8"))
-            check_same("versions", recorded, {k: environment[k] for k in PINNED})
-        cleaned = _prepare_data(data, settings, watcher)
-        splits, names = _split(cleaned, settings)
-        plan = _Plan(run, settings, cleaned, splits, names)
         if resume is None:
             where = None if data is None else str(_path_of(data).resolve())
-            write_config(run, {"data": where, **asdict(settings)})
-            write_atomically(run / "environment.json", json.dumps(environment, indent=1))
-            _record(plan, watcher)
+            _record(run, plan, {**environment, "data": where}, watcher)
+            # Last, as it marks the rest as complete; as asked for, so that the same can be asked
+            # again.
+            write_config(run, asdict(settings))
         else:
-            check_same("images", *_hashes_of(plan))
-        return _work(plan, workers, watcher, began)
+            _check_unchanged(run, plan)
+            remove_leftovers(run)
+        return _work(run, plan, workers, watcher, began, resumed=resume is not None)
 
 
 @dataclass(frozen=True)
 class _Plan:
     """All that is decided before the first network is built."""
 
-    run: Path
     settings: StudySettings
     cleaned: Cleaned
     splits: list[Split]
@@ -222,6 +246,27 @@ class _Plan:
     @property
     def found(self) -> Manifest:
         return self.cleaned.found
+
+    @property
+    def splits_table(self) -> pl.DataFrame:
+        """As in ``splits.parquet``."""
+        return pl.DataFrame(
+            [
+                {"repeat": s.repeat, "fold": s.fold, "image": self.names[i], "part": part}
+                for s in self.splits
+                for part, index in (("train", s.train), ("test", s.test))
+                for i in index
+            ]
+        )
+
+    @property
+    def fit_settings(self) -> FitSettings:
+        s = self.settings
+        return FitSettings(
+            epochs=s.epochs, batch=s.batch, learning_rate=s.learning_rate,
+            label_smoothing=s.label_smoothing, precision=s.precision, views=s.views,
+            balance=self.cleaned.balance,
+        )  # fmt: skip
 
     @property
     def classes(self) -> list[str]:
@@ -247,7 +292,11 @@ def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
     for name in asked:
         if name not in known:
             raise SettingsError(f"There is no setting {name!r}. {suggest(name, list(known))}")
-    values: dict[str, Any] = {k: tuple(v) if k == "models" else v for k, v in asked.items()}
+    values = dict(asked)
+    if "models" in values:
+        models = values["models"]
+        names = models.split(",") if isinstance(models, str) else models
+        values["models"] = tuple(name.strip() for name in names)
     settings = replace(StudySettings(), **values)
     for name, value in asdict(settings).items():
         default = getattr(StudySettings(), name)
@@ -258,10 +307,12 @@ def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
             raise SettingsError(
                 f"{name} is {value!r}; expected {type(default).__name__}, as in {default!r}."
             )
+    if settings.precision == "auto":  # recorded as what it was, so that a resume is the same
+        settings = replace(settings, precision="bfloat16" if has_bfloat16() else "float32")
     return settings
 
 
-def check_settings(settings: StudySettings, workers: int = 1) -> None:
+def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: bool = False) -> None:
     """Refuses what can't work, before anything is read or written.
 
     Raises:
@@ -287,7 +338,8 @@ def check_settings(settings: StudySettings, workers: int = 1) -> None:
             raise SettingsError(f"{name} is {value}; expected a number from {low:g} to {high:g}.")
     if workers < 1:
         raise SettingsError(f"workers is {workers}; expected at least 1.")
-    choices = {"view": VIEWS, "groups": GROUPS, "split": SPLITS, "views": (1, 8)}
+    choices = {"view": VIEWS, "groups": GROUPS, "split": SPLITS, "precision": PRECISIONS,
+               "views": (1, 8)}  # fmt: skip
     for name, allowed in choices.items():
         value = getattr(settings, name)
         if value not in allowed:
@@ -296,6 +348,9 @@ def check_settings(settings: StudySettings, workers: int = 1) -> None:
             )
     for model in settings.models:
         check_input_size(model, settings.size)
+    check_start(settings.init)
+    if not has_recipe:
+        load_recipe(settings.recipe)
     from importlib.util import find_spec
 
     if find_spec("torch") is None or find_spec("torchvision") is None:
@@ -308,15 +363,18 @@ def check_settings(settings: StudySettings, workers: int = 1) -> None:
 def _recall(
     run: Path, data: Any, asked: Mapping[str, Any]
 ) -> tuple[StudySettings, Manifest | Cleaned | str | Path | None]:
-    """The settings of a run that is continued; refuses others."""
-    recorded = read_config(run)
-    before = recorded.pop("data", None)
-    now = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
-    if data is not None and not isinstance(data, Manifest | Cleaned):
-        now["data"] = str(Path(data).resolve())
-    check_same("settings", {**recorded, "data": before}, now)
-    settings = resolve_settings(recorded)
-    return settings, data if isinstance(data, Manifest | Cleaned) else before
+    """The settings and data of a run that is continued; refuses others."""
+    recorded = resolve_settings(read_config(run))
+    before = read_environment(run).get("data")
+    wanted = resolve_settings({**asdict(recorded), **asked})
+    given = data if isinstance(data, Manifest | Cleaned) else None
+    where = before if given is not None or data is None else str(Path(data).resolve())
+    check_same(
+        "settings",
+        {**asdict(recorded), "data": before},
+        {**asdict(wanted), "data": where},
+    )
+    return recorded, before if given is None else given
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -334,12 +392,10 @@ def _name(data: Manifest | Cleaned | str | Path) -> str:
     return data.name if isinstance(data, Manifest) else Path(data).resolve().stem
 
 
-def _prepare_data(
-    data: Manifest | Cleaned | str | Path | None,
-    settings: StudySettings,
-    watcher: Watcher,
-) -> Cleaned:
-    """Reads and cleans, unless that is done, and keeps images of one cell together."""
+def _plan(
+    data: Manifest | Cleaned | str | Path | None, settings: StudySettings, watcher: Watcher
+) -> _Plan:
+    """Reads, cleans, groups and splits."""
     if isinstance(data, Cleaned):
         cleaned = data
     else:
@@ -351,11 +407,60 @@ def _prepare_data(
         cleaned = clean(manifest, settings.recipe, seed=settings.seed)
     for note in cleaned.found.notes:
         watcher.say(note)
+    _check_usable(cleaned)
     # The augmented Kaggle set says itself which images come from one source, and turned and
     # sheared copies aren't what the search for a second photograph is made for.
-    if settings.groups == "given" or cleaned.found.layout == "kaggle-augmented":
-        return cleaned
-    watcher.say("looking for the same cell in several images")
+    if cleaned.found.layout == "kaggle-augmented":
+        settings = replace(settings, groups="given")
+    if settings.groups == "cell":
+        watcher.say("looking for the same cell in several images")
+        cleaned = _group(cleaned)
+    parts = set(cleaned.manifest.table["split"].drop_nulls())
+    if settings.split == "given" or (settings.split == "auto" and {"TRAIN", "TEST"} <= parts):
+        cleaned, splits = _take_given_split(cleaned, watcher)
+        settings = replace(settings, split="given", folds=1, repeats=1)
+    else:
+        splits = _make_folds(cleaned, settings)
+        settings = replace(settings, split="folds")
+    return _Plan(settings, cleaned, splits, cleaned.manifest.table["image"].to_list())
+
+
+def _check_usable(cleaned: Cleaned) -> None:
+    """Refuses what no model could be trained on, before any work is done.
+
+    Raises:
+        RecipeError: A kept row has no label, no readable image, or is there twice.
+        DataError: Fewer than two classes.
+    """
+    table = cleaned.manifest.table
+    unreadable = {row["image"] for row in cleaned.manifest.unreadable()}
+    seen: set[str] = set()
+    for image, label, path in table.select("image", "label", "path").iter_rows():
+        if label is None:
+            lacks, step = "not exactly one label", "drop_blank_labels and drop_multiple_labels"
+        elif path is None:
+            lacks, step = "no image", "drop_missing_images"
+        elif image in unreadable:
+            lacks, step = "an image that can't be read", "drop_unreadable"
+        elif image in seen:
+            lacks, step = "more than one row", "drop_conflicts and drop_repeated_rows"
+        else:
+            seen.add(image)
+            continue
+        raise RecipeError(
+            f"After the recipe {cleaned.recipe.name!r}, {image} still has {lacks}. Add the steps "
+            f"{step} to the recipe, as in the shipped ones."
+        )
+    classes = cleaned.manifest.classes()
+    if len(classes) < 2:
+        what = f"only {classes[0]}" if classes else "no image"
+        raise DataError(
+            f"After cleaning there is {what}; expected at least two classes to tell apart. "
+            "Look at what each step dropped with: leuko clean DATA --recipe RECIPE."
+        )
+
+
+def _group(cleaned: Cleaned) -> Cleaned:
     found = group_same_cells(cleaned.found)
     group = dict(found.table.select("image", "group").iter_rows())
     kept = cleaned.manifest.table.with_columns(
@@ -364,39 +469,51 @@ def _prepare_data(
     return replace(cleaned, found=found, manifest=cleaned.manifest.with_table(kept))
 
 
-def _split(cleaned: Cleaned, settings: StudySettings) -> tuple[list[Split], list[str]]:
-    """Row indices of each fold's parts, checked against leaks."""
+def _make_folds(cleaned: Cleaned, settings: StudySettings) -> list[Split]:
     table = cleaned.manifest.table
-    names, groups = table["image"].to_list(), table["group"].to_list()
-    labels, given = table["label"].to_list(), table["split"].to_list()
-    if len(set(labels)) < 2:
-        what = f"only {labels[0]}" if labels else "no image"
-        raise DataError(
-            f"After cleaning there is {what}; expected at least two classes to tell apart. "
-            "Look at what each step dropped with: leuko clean DATA --recipe RECIPE."
-        )
-    has_given = {"TRAIN", "TEST"} <= set(given)
-    if settings.split == "given" and not has_given:
+    parts = sorted(set(table["split"].drop_nulls()))
+    if cleaned.found.layout == "kaggle-augmented" and len(parts) > 1:
         raise SettingsError(
-            "--split given needs a set that says which images are TRAIN and which TEST; this "
-            "one doesn't. Use --split folds."
+            f"The augmented set numbers its sources within each part ({', '.join(parts)}), so the "
+            "same cell may be in two parts under two numbers, and folds across them would leak. "
+            "Use --split given, or give the path of one part."
         )
-    if settings.split == "given" or (settings.split == "auto" and has_given):
-        # TEST_SIMPLE repeats sources of TEST; counting them again would not add information.
-        train = np.array([i for i, s in enumerate(given) if s == "TRAIN"], dtype=np.int64)
-        test = np.array([i for i, s in enumerate(given) if s == "TEST"], dtype=np.int64)
-        splits = [Split(0, 0, train, test)]
-        check_splits(splits, groups, names)
-        return splits, names
-    splits = make_splits(
-        labels,
-        groups,
+    return make_splits(
+        table["label"].to_list(),
+        table["group"].to_list(),
         folds=settings.folds,
         repeats=settings.repeats,
         seed=settings.seed,
-        images=names,
+        images=table["image"].to_list(),
     )
-    return splits, names
+
+
+def _take_given_split(cleaned: Cleaned, watcher: Watcher) -> tuple[Cleaned, list[Split]]:
+    """The set's own TRAIN and TEST. Its other parts are left out: TEST_SIMPLE may repeat TEST."""
+    table = cleaned.manifest.table
+    others = table.filter(~pl.col("split").is_in(["TRAIN", "TEST"]).fill_null(value=False))
+    if len(others):
+        names = ", ".join(sorted({part or "no part" for part in others["split"]}))
+        watcher.say(f"{len(others)} images of {names} are not used: only TRAIN and TEST are")
+    table = table.filter(pl.col("split").is_in(["TRAIN", "TEST"]))
+    part, labels = table["split"].to_numpy(), table["label"].to_numpy()
+    train, test = (np.flatnonzero(part == p).astype(np.int64) for p in ("TRAIN", "TEST"))
+    for name, rows in (("TRAIN", train), ("TEST", test)):
+        missing = sorted(set(cleaned.manifest.classes()) - set(labels[rows]))
+        if missing or not len(rows):
+            raise SettingsError(
+                f"The set's own {name} part has {len(rows)} images"
+                + (f" and none of {', '.join(missing)}" if missing else "")
+                + "; expected every class in TRAIN and in TEST. Use --split folds."
+            )
+    splits = [Split(0, 0, train, test)]
+    check_splits(splits, table["group"].to_list(), table["image"].to_list())
+    if len(set(table["group"].to_numpy()[test])) < 2:
+        raise SettingsError(
+            "All images of TEST are of one group, so nothing can be said about how certain a "
+            "figure is. Use --split folds."
+        )
+    return replace(cleaned, manifest=cleaned.manifest.with_table(table)), splits
 
 
 def cut_pictures(
@@ -422,7 +539,7 @@ def cut_pictures(
         & ~pl.col("issues").list.eval(pl.element().str.starts_with("unreadable")).list.any()
     ).unique("image", keep="first", maintain_order=True)
     rows = list(zip(usable["path"], usable["width"], usable["height"], strict=True))
-    scales = _measure_scales(manifest.root, rows) if view == "cell" else {}
+    scales = measure_set_scales(manifest.root, rows) if view == "cell" else {}
 
     def cut(row: tuple[str, int, int]) -> tuple[NDArray[np.uint8], float]:
         path, width, height = row
@@ -442,39 +559,16 @@ def cut_pictures(
     return usable["image"].to_list(), pictures.astype(np.uint8), scores
 
 
-def _measure_scales(
-    root: Path, rows: Sequence[tuple[str, int, int]]
-) -> dict[tuple[int, int], float]:
-    """Pixels per micrometre for each (height, width), from a sample of the images."""
-    by_size: dict[tuple[int, int], list[str]] = {}
-    for path, width, height in rows:
-        by_size.setdefault((width, height), []).append(path)
-    sample = [
-        root / path
-        for paths in by_size.values()
-        for path in paths[:: -(-len(paths) // SCALE_SAMPLE)]
-    ]
-    return estimate_set_scales(read_image(path) for path in sample)
-
-
 # --- the run folder -------------------------------------------------------------------------------
 
 
-def _record(plan: _Plan, watcher: Watcher) -> None:
+def _record(run: Path, plan: _Plan, environment: dict[str, Any], watcher: Watcher) -> None:
     """Writes everything that is known before training."""
-    run, settings = plan.run, plan.settings
-    jobs = len(plan.splits) * len(settings.models)
-    # Checkpoints of the jobs at work are the largest thing by far; weights are kept on wish.
-    check_free_space(run, int(1e9 + (1e8 * jobs if settings.keep_weights else 0)))
+    settings = plan.settings
+    write_atomically(run / "environment.json", json.dumps(environment, indent=1))
     write_manifest(plan.found, run / "manifest.parquet")
     write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
-    rows = [
-        {"repeat": s.repeat, "fold": s.fold, "image": plan.names[i], "part": part}
-        for s in plan.splits
-        for part, index in (("train", s.train), ("test", s.test))
-        for i in index
-    ]
-    write_atomically(run / "splits.parquet", lambda p: pl.DataFrame(rows).write_parquet(p))
+    write_atomically(run / "splits.parquet", plan.splits_table.write_parquet)
     watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
     images, pictures, scores = cut_pictures(
         plan.found, view=settings.view, size=settings.size, watcher=watcher
@@ -487,26 +581,49 @@ def _record(plan: _Plan, watcher: Watcher) -> None:
     write_atomically(run / "cells.npz", save)
 
 
-def _hashes_of(plan: _Plan) -> tuple[dict[str, str], dict[str, str]]:
-    """Content of the images of a run that is continued: as recorded, as they are now."""
-    from leuko.data.manifest import read_manifest
+def _check_unchanged(run: Path, plan: _Plan) -> None:
+    """Refuses to continue with other images, labels, groups, cleaning or splits.
 
-    recorded = read_manifest(plan.run / "manifest.parquet")
-    return {"content": hash_data(recorded)}, {"content": hash_data(plan.found)}
+    Raises:
+        ResumeError: Says what differs.
+    """
+    before, now = (_rows(m) for m in (read_manifest(run / "manifest.parquet"), plan.found))
+    changed = sorted({str(row[0]) for row in before ^ now})
+    if changed:
+        names = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+        raise ResumeError(
+            f"This run can't be continued, because its images differ: {quantity(changed)} "
+            f"changed since it began ({names}). Restore them, or start a new run."
+        )
+    recorded = {
+        "ledger": hashlib.sha256((run / "ledger.json").read_bytes()).hexdigest()[:12],
+        "splits": pl.read_parquet(run / "splits.parquet").equals(plan.splits_table),
+    }
+    ledger = hashlib.sha256(plan.cleaned.ledger.to_json().encode()).hexdigest()[:12]
+    check_same("cleaning and splits", recorded, {"ledger": ledger, "splits": True})
+
+
+def quantity(images: Sequence[str]) -> str:
+    """ "1 image", "12 images"."""
+    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
+
+
+def _rows(manifest: Manifest) -> set[tuple[Any, ...]]:
+    return set(manifest.table.select("image", "sha256", "label_written", "group", "split").rows())
 
 
 def hash_data(manifest: Manifest) -> str:
-    """One SHA-256 for what a set says and holds: image ids, bytes, labels and groups."""
-    rows = manifest.table.select("image", "sha256", "label_written", "group").rows()
-    text = json.dumps(sorted(rows, key=repr), ensure_ascii=False)
+    """One SHA-256 for what a set says and holds: ids, bytes, labels, groups, parts."""
+    text = json.dumps(sorted(_rows(manifest), key=repr), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _work(plan: _Plan, workers: int, watcher: Watcher, began: float) -> Study:
+def _work(
+    run: Path, plan: _Plan, workers: int, watcher: Watcher, began: float, *, resumed: bool
+) -> Study:
     """Trains what isn't trained yet, then writes predictions, results and report."""
-    run, settings = plan.run, plan.settings
-    jobs = _make_jobs(plan)
-    watcher.begin(run, len(jobs) * settings.epochs)
+    jobs = _make_jobs(run, plan)
+    watcher.begin(run, len(jobs) * plan.settings.epochs)
     done: dict[tuple[str, int, int], FoldResult] = {}
     try:
         for job, result in map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch):
@@ -515,34 +632,27 @@ def _work(plan: _Plan, workers: int, watcher: Watcher, began: float) -> Study:
         watcher.end()
     _write_history(run, done)
     watcher.say("judging")
-    predictions = _collect(plan, jobs, done)
+    predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
-    results = _summarise(plan, predictions, done, began)
+    results = _summarise(plan, predictions, done)
+    results["times"] = {"seconds": perf_counter() - began, "resumed": resumed}
     write_atomically(run / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     watcher.say("drawing the report")
     write_report(run)
     return Study(run, results)
 
 
-def _make_jobs(plan: _Plan) -> list[FoldJob]:
+def _make_jobs(run: Path, plan: _Plan) -> list[FoldJob]:
     """Fold by fold, so that the time left can be told from the first ones of each model."""
     settings = plan.settings
-    with np.load(plan.run / "cells.npz", allow_pickle=False) as file:
+    with np.load(run / "cells.npz", allow_pickle=False) as file:
         position = {str(image): i for i, image in enumerate(file["image"])}
     rows = np.array([position[name] for name in plan.names], dtype=np.int64)
-    fit_settings = FitSettings(
-        epochs=settings.epochs,
-        batch=settings.batch,
-        learning_rate=settings.learning_rate,
-        label_smoothing=settings.label_smoothing,
-        views=settings.views,
-        balance=plan.cleaned.balance,
-    )
     return [
         FoldJob(
-            run=plan.run.resolve(), model=model, repeat=split.repeat, fold=split.fold, rows=rows,
+            run=run.resolve(), model=model, repeat=split.repeat, fold=split.fold, rows=rows,
             labels=plan.labels, train=split.train, test=split.test, classes=len(plan.classes),
-            settings=fit_settings, init=settings.init, seed=settings.seed,
+            settings=plan.fit_settings, init=settings.init, seed=settings.seed,
             keep_weights=settings.keep_weights,
         )
         for split in plan.splits
@@ -551,13 +661,14 @@ def _make_jobs(plan: _Plan) -> list[FoldJob]:
 
 
 def _collect(
+    run: Path,
     plan: _Plan,
     jobs: Sequence[FoldJob],
     done: Mapping[tuple[str, int, int], FoldResult],
 ) -> pl.DataFrame:
     """All answers of the models and the two baselines, one row per image, model and repeat."""
     settings = plan.settings
-    with np.load(plan.run / "cells.npz", allow_pickle=False) as file:
+    with np.load(run / "cells.npz", allow_pickle=False) as file:
         pictures = file["cells"][jobs[0].rows]
     labels, K = plan.labels, len(plan.classes)
     answers = {key: result.probabilities for key, result in done.items()}
@@ -599,11 +710,10 @@ def _summarise(
     plan: _Plan,
     predictions: pl.DataFrame,
     done: Mapping[tuple[str, int, int], FoldResult],
-    began: float,
 ) -> dict[str, Any]:
     """The content of ``results.json``."""
     settings, found, kept = plan.settings, plan.found, plan.cleaned.manifest
-    costs = {}
+    costs: dict[str, dict[str, Any]] = {}
     for model in settings.models:
         results = [r for (name, _, _), r in done.items() if name == model]
         seconds = sum(e.seconds for r in results for e in r.history)
@@ -613,8 +723,11 @@ def _summarise(
             "images_per_second": shown / seconds,
             "parameters": results[0].parameters,
             "flops": results[0].flops,
+            "notes": describe_changes(model, settings.init),
         }
-    given = len(plan.splits) == 1
+    dropped: dict[str, int] = {}
+    for step in plan.cleaned.ledger.steps:
+        dropped[step.name] = dropped.get(step.name, 0) + len(step.dropped)
     return {
         "data": {
             "name": found.name,
@@ -624,21 +737,15 @@ def _summarise(
             "classes": plan.classes,
             "counts": kept.counts(),
             "groups": kept.table["group"].n_unique(),
-            "dropped": {s.name: len(s.dropped) for s in plan.cleaned.ledger.steps},
+            "dropped": dropped,
             "set_aside": found.unreadable(),
             "sha256": hash_data(found),
             "notes": list(found.notes),
         },
         "protocol": {
             **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()},
-            **({"folds": 1, "repeats": 1, "split": "given"} if given else {"split": "folds"}),
-            "balance": plan.cleaned.balance,
-            "fit": asdict(FitSettings())
-            | {"epochs": settings.epochs, "batch": settings.batch, "views": settings.views,
-               "learning_rate": settings.learning_rate, "balance": plan.cleaned.balance,
-               "label_smoothing": settings.label_smoothing},
+            "fit": asdict(plan.fit_settings),
         },
         **judge_study(predictions, plan.classes, settings.models, BASELINES, costs,
                       seed=settings.seed),
-        "times": {"seconds": perf_counter() - began},
     }  # fmt: skip

@@ -140,7 +140,7 @@ def clean(manifest: Manifest, recipe: str | Path | Recipe = "classic", seed: int
 
     Args:
         manifest: All rows, as `leuko.data.sources.scan` gives them.
-        recipe: "classic", "minimal", a TOML file, or a `Recipe`.
+        recipe: "classic", "minimal", "prepared", a TOML file, or a `Recipe`.
         seed: Decides what ``delete_share`` draws; the order of the rows doesn't.
 
     Raises:
@@ -243,10 +243,11 @@ def write_clean(cleaned: Cleaned, folder: str | Path) -> Path:
 def _labels_csv(manifest: Manifest) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    columns = ["path", "label", "group"]
+    columns = ["path", "labels", "group"]
     extra = ["split"] if manifest.table["split"].is_not_null().any() else []
     writer.writerow(["image", "label", "group", *extra])
-    writer.writerows(manifest.table.select(columns + extra).iter_rows())
+    for path, labels, *rest in manifest.table.select(columns + extra).iter_rows():
+        writer.writerow([path, ", ".join(labels or ()), *rest])
     return out.getvalue()
 
 

@@ -24,12 +24,22 @@ _IMAGE_NAMES = re.compile(
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, by name; none where it can't be read."""
+    """The visible folders in a folder, by name, links included; none where it can't be read."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(e.path) for e in entries if e.is_dir() and not is_hidden(e.name))
+        inside = sorted(folder.iterdir())
     except OSError:
         return []
+    return [path for path in inside if not is_hidden(path.name) and is_folder(path)]
+
+
+def is_folder(path: Path) -> bool:
+    """As `Path.is_dir`, but false instead of an error where looking is forbidden."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """As `Path.is_file`, but false instead of an error where looking is forbidden."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def walk_folders(folder: Path, depth: int) -> Iterator[Path]:
@@ -40,10 +50,33 @@ def walk_folders(folder: Path, depth: int) -> Iterator[Path]:
         yield from level
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """All files below, by name, but for those in hidden folders."""
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not is_hidden(name))
+def walk_files(folder: Path, notes: list[str] | None = None) -> Iterator[Path]:
+    """All files below, by name, but for those in hidden folders; links are followed.
+
+    Args:
+        folder: Where to begin.
+        notes: Gets a sentence for each folder that can't be read, and for each link that leads
+            back to where it lies.
+    """
+    told = [] if notes is None else notes
+
+    def fail(error: OSError) -> None:
+        told.append(f"{error.filename} can't be read ({error.strerror}) and was left out.")
+
+    # Of each place the folders that it lies in, so that a loop is seen.
+    chains: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}
+    for place, inner, names in os.walk(folder, onerror=fail, followlinks=True):
+        chain = chains.pop(place)
+        kept = []
+        for name in sorted(name for name in inner if not is_hidden(name)):
+            path = os.path.join(place, name)  # noqa: PTH118 (the key that os.walk gives back)
+            real = os.path.realpath(path)
+            if any(Path(outer).is_relative_to(real) for outer in chain):
+                told.append(f"{path} leads back to {real} and was left out.")
+                continue
+            chains[path] = (*chain, real)
+            kept.append(name)
+        inner[:] = kept
         for name in sorted(names):
             yield Path(place, name)
 
@@ -59,7 +92,7 @@ def is_image(file: Path) -> bool:
         return False
     if _IMAGE_NAMES.fullmatch(file.name):
         return True
-    if not file.is_file():  # never open a pipe
+    if not is_file(file):  # never open a pipe
         return False
     try:
         with file.open("rb") as opened:
@@ -69,8 +102,12 @@ def is_image(file: Path) -> bool:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether a folder holds images itself, not further below."""
-    return any(is_image(file) for file in folder.iterdir() if not file.is_dir())
+    """Whether a folder holds images itself, not further below; false where it can't be read."""
+    try:
+        inside = list(folder.iterdir())
+    except OSError:
+        return False
+    return any(is_image(path) for path in inside if not is_folder(path))
 
 
 def stay_inside(asked: str, root: Path) -> str | None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import polars as pl
 
-from leuko.errors import LabelTableError, StorageError
-
-LAYOUTS = ("kaggle-raw", "kaggle-augmented", "class-folders", "csv", "demo")
+from leuko.errors import LabelTableError
+from leuko.storage import write_atomically
 
 #: Column → type. What they mean:
 #:
@@ -55,7 +53,7 @@ class Manifest:
         table: Columns as in `SCHEMA`.
         root: Folder that ``path`` is relative to.
         name: Of the set, for people.
-        layout: One of `LAYOUTS`.
+        layout: "kaggle-raw", "kaggle-augmented", "class-folders", "csv" or "demo".
         notes: What was decided while reading, in sentences for people.
     """
 
@@ -105,7 +103,6 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
     Raises:
         StorageError: It can't be written.
     """
-    path = Path(path)
     facts = {
         "version": _VERSION,
         "root": str(manifest.root),
@@ -113,18 +110,8 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         "layout": manifest.layout,
         "notes": list(manifest.notes),
     }
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            manifest.table.write_parquet(file, metadata={_KEY: json.dumps(facts)})
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} can't be written ({error}). Free some space, or choose another folder."
-        ) from None
+    metadata = {_KEY: json.dumps(facts)}
+    write_atomically(Path(path), lambda part: manifest.table.write_parquet(part, metadata=metadata))
 
 
 def read_manifest(path: str | Path) -> Manifest:

@@ -16,7 +16,7 @@ from typing import Any
 from leuko.data.steps import KINDS
 from leuko.errors import RecipeError, UnknownNameError, suggest
 
-RECIPES = ("classic", "minimal")
+RECIPES = ("classic", "minimal", "prepared")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ import polars as pl
 from leuko.data.folders import (
     Aside,
     holds_images,
+    is_file,
+    is_folder,
     is_image,
     list_folders,
     stay_inside,
@@ -31,13 +34,17 @@ from leuko.data.folders import (
 from leuko.data.headers import tell_format
 from leuko.data.image import decode_image, read_bytes
 from leuko.data.manifest import SCHEMA, Manifest, read_manifest
+from leuko.data.repeats import flag_repeats, join_groups
 from leuko.data.tables import read_table
 from leuko.errors import ImageError, LabelTableError, NoImagesError
 
 Progress = Callable[[int, int], None]
 
 _SPLITS = ("TRAIN", "TEST", "TEST_SIMPLE")
-_GIVEN_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+_GIVEN_SPLITS = {
+    "train": "TRAIN", "training": "TRAIN", "test": "TEST", "testing": "TEST",
+    "val": "VAL", "valid": "VAL", "validation": "VAL",
+}  # fmt: skip
 _AUGMENTED_NAME = re.compile(r"_(\d+)_\d+\.jpe?g", re.IGNORECASE)
 
 
@@ -100,9 +107,9 @@ class _Found:
 
 
 def _recognise(path: Path) -> _Found:
-    if os.path.isfile(path):  # noqa: PTH113 (Path raises for odd names)
+    if is_file(path):
         return _recognise_file(path)
-    if not os.path.isdir(path):  # noqa: PTH112
+    if not is_folder(path):
         raise NoImagesError(
             f"{path} is neither a folder nor a file; expected a folder of images or a CSV. "
             "Check the path."
@@ -122,7 +129,7 @@ def _recognise(path: Path) -> _Found:
         only = full.relative_to(images).parts
         if (not only or only[0] in _SPLITS) and _is_kaggle_augmented(images):
             return _read_kaggle_augmented(images, "/".join(only) if levels else "")
-    if (path / "manifest.parquet").is_file() and (path / "labels.csv").is_file():
+    if is_file(path / "manifest.parquet") and is_file(path / "labels.csv"):
         return _read_csv(path / "labels.csv")
     return _recognise_below(path)
 
@@ -168,7 +175,7 @@ def _recognise_below(path: Path) -> _Found:
         return found
     if augmented:
         return _read_kaggle_augmented(augmented[0], "")
-    if (path / "JPEGImages").is_dir() or path.name == "JPEGImages":
+    if is_folder(path / "JPEGImages") or path.name == "JPEGImages":
         raise LabelTableError(
             f"{path} looks like the raw Kaggle set but has no labels.csv beside JPEGImages; "
             "expected a table with the columns Image and Category. Copy it there."
@@ -179,7 +186,7 @@ def _recognise_below(path: Path) -> _Found:
         if len(inner) != 1 or holds_images(folder) or holds_images(inner[0]):
             break
         folder = inner[0]
-    tables = sorted(p for p in path.glob("*.csv") if p.is_file() and not p.name.startswith("."))
+    tables = sorted(p for p in path.glob("*.csv") if is_file(p) and not p.name.startswith("."))
     if any(next(walk_files(inner), None) for inner in list_folders(folder)):
         found = _read_class_folders(folder, path)
         if found.rows:
@@ -191,7 +198,8 @@ def _recognise_below(path: Path) -> _Found:
             f"{path} holds {len(tables)} CSV files ({', '.join(t.name for t in tables[:5])}); "
             "expected one, or class folders. Name the CSV with the labels."
         )
-    images = sum(is_image(file) for file in walk_files(path))
+    notes: list[str] = []
+    images = sum(is_image(file) for file in walk_files(path, notes))
     if images:
         raise LabelTableError(
             f"{path} holds {images} images but no labels; expected one folder per class, or a "
@@ -199,21 +207,21 @@ def _recognise_below(path: Path) -> _Found:
         )
     raise NoImagesError(
         f"{path} holds no images; expected JPEG, PNG, BMP or TIFF in class folders, the Kaggle "
-        "set, or a CSV. Check the path."
+        "set, or a CSV. Check the path." + "".join(f" {note}" for note in notes[:3])
     )
 
 
 def _is_kaggle_raw(folder: Path) -> bool:
-    return (folder / "JPEGImages").is_dir() and (folder / "labels.csv").is_file()
+    return is_folder(folder / "JPEGImages") and is_file(folder / "labels.csv")
 
 
 def _is_kaggle_augmented(folder: Path) -> bool:
     return any(
         _AUGMENTED_NAME.fullmatch(file.name)
         for split in _SPLITS
-        if (folder / split).is_dir()
+        if is_folder(folder / split)
         for inner in list_folders(folder / split)[:3]
-        for file in inner.iterdir()
+        for file in walk_files(inner)
     )
 
 
@@ -225,7 +233,7 @@ def _read_kaggle_raw(folder: Path) -> _Found:
     notes = list(table.notes)
     files: dict[str, str] = {}
     aside = Aside()
-    for file in walk_files(folder / "JPEGImages"):
+    for file in walk_files(folder / "JPEGImages", notes):
         if aside.takes(file, folder):
             continue
         if file.stem in files:
@@ -249,10 +257,12 @@ def _read_kaggle_raw(folder: Path) -> _Found:
     if not files:
         raise NoImagesError(
             f"{folder / 'JPEGImages'} holds no images; expected BloodImage_NNNNN.jpg. "
-            "Unpack the archive again."
+            "Unpack the archive again." + "".join(f" {note}" for note in notes[:3])
         )
     readme = folder.parent.parent / "README.txt"
-    demo = readme.is_file() and readme.read_bytes()[:9] == b"SYNTHETIC"
+    demo = False
+    with contextlib.suppress(OSError):
+        demo = readme.read_bytes()[:9] == b"SYNTHETIC"
     if demo:
         notes.insert(0, "Synthetic demo set: every image is drawn; none shows real blood.")
     name = "Synthetic demo set" if demo else "Kaggle blood-cells, raw set"
@@ -260,8 +270,12 @@ def _read_kaggle_raw(folder: Path) -> _Found:
     return _Found(rows, folder, name, layout, notes + aside.notes())
 
 
-def _labelled(image: str, path: str | None, written: str, number: int) -> _Row:
-    labels = [part.strip() for part in written.split(",") if part.strip()]
+def _labelled(
+    image: str, path: str | None, written: str, number: int, whole: Collection[str] = ()
+) -> _Row:
+    """A row of a table; commas part its labels, but for those that are known as one."""
+    parts = [written] if written in whole else written.split(",")
+    labels = [part.strip() for part in parts if part.strip()]
     row = _Row(image, path, written, labels, number)
     if not labels:
         row.issues.append("blank_label")
@@ -276,7 +290,9 @@ def _read_kaggle_augmented(images: Path, only: str) -> _Found:
     found = _Found([], images, "Kaggle blood-cells, augmented set", "kaggle-augmented", [])
     aside = Aside()
     for split in _SPLITS:
-        for file in walk_files(images / split):
+        if not is_folder(images / split):
+            continue
+        for file in walk_files(images / split, found.notes):
             if aside.takes(file, images):
                 continue
             path = file.relative_to(images).as_posix()
@@ -306,13 +322,15 @@ def _read_class_folders(folder: Path, given: Path) -> _Found:
     found = _Found([], folder, folder.resolve().name, "class-folders", [])
     aside = Aside()
     inner = list_folders(folder)
-    splits = {f.name for f in inner} if all(f.name.lower() in _GIVEN_SPLITS for f in inner) else ()
-    for file in walk_files(folder):
+    splits = {f.name: _GIVEN_SPLITS.get(f.name.lower()) for f in inner}
+    if None in splits.values():
+        splits = {}
+    for file in walk_files(folder, found.notes):
         if aside.takes(file, folder):
             continue
         path = file.relative_to(folder).as_posix()
         parts = path.split("/")
-        split = parts.pop(0) if parts[0] in splits else None
+        split = splits[parts.pop(0)] if parts[0] in splits else None
         if len(parts) < 2:
             aside.strays.append(path)
             continue
@@ -320,21 +338,34 @@ def _read_class_folders(folder: Path, given: Path) -> _Found:
     found.rows.sort(key=lambda row: row.image)
     if folder != given:
         found.notes.append(f"The class folders were found in {folder}")
-    empty = [f.name for f in inner if f.name not in splits and next(walk_files(f), None) is None]
+    empty = [f.name for f in inner if f.name not in splits and _is_empty(f)]
     if empty:
         found.notes.append(f"Empty class folders: {', '.join(empty)}")
     found.notes += aside.notes()
     return found
 
 
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds no file; one that can't be read isn't empty."""
+    notes: list[str] = []
+    return next(walk_files(folder, notes), None) is None and not notes
+
+
 def _read_csv(path: Path) -> _Found:
     table = read_table(path, [["image"], ["label", "category"]], optional=("group", "split"))
     notes, root = list(table.notes), path.parent
     beside = path.parent / "manifest.parquet"
-    if path.name == "labels.csv" and beside.is_file():
+    whole: set[str] = set()
+    if path.name == "labels.csv" and is_file(beside):
         # Written by `leuko clean`, which copies no image: they lie where they were.
-        root = read_manifest(beside).root
+        cleaned = read_manifest(beside)
+        root = cleaned.root
+        whole = set(cleaned.classes())  # a class folder may be called "A, B"
         notes.append(f"The images are read from {root}, as manifest.parquet says.")
+        notes.append(
+            f"Already cleaned by the recipe {_name_recipe(path.parent)!r}; use --recipe prepared, "
+            "so that no step is applied twice."
+        )
     rows, outside = [], []
     for number, cells in zip(table.numbers, table.rows, strict=True):
         asked = cells["image"]
@@ -344,9 +375,12 @@ def _read_csv(path: Path) -> _Found:
             continue
         exists = bool(asked) and os.path.exists(root / inside)  # noqa: PTH110 (never raises)
         row = _labelled(
-            inside or f"row {number}", inside if exists else None, cells["label"], number
+            inside or f"row {number}", inside if exists else None, cells["label"], number, whole
         )
-        row.group, row.split = cells.get("group") or None, cells.get("split") or None
+        split = cells.get("split") or None
+        row.group, row.split = cells.get("group") or None, split
+        if split is not None:
+            row.split = _GIVEN_SPLITS.get(split.lower(), split)
         rows.append(row)
     if outside:
         raise LabelTableError(
@@ -363,11 +397,18 @@ def _read_csv(path: Path) -> _Found:
     return _require(found)
 
 
+def _name_recipe(folder: Path) -> str:
+    """The recipe by which a folder was cleaned, as it was written there."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(tomllib.loads((folder / "recipe.toml").read_text("utf-8"))["name"])
+    return "unknown"
+
+
 def _require(found: _Found) -> _Found:
     if not found.rows:
         raise NoImagesError(
             f"{found.root} holds no images; expected at least one row with an image. "
-            "Check the path."
+            "Check the path." + "".join(f" {note}" for note in found.notes[:3])
         )
     return found
 
@@ -429,8 +470,8 @@ def _make_manifest(found: _Found, facts: dict[str, _Facts]) -> Manifest:
             "issues": row.issues + ([fact.issue] if fact.issue else []),
         }
         records.append(record)
-    _flag_repeats(records)
-    _join_groups(records)
+    flag_repeats(records)
+    join_groups(records)
     table = pl.DataFrame(records, schema=SCHEMA)
     root = found.root.resolve()
     return Manifest(table, root, found.name, found.layout, tuple(notes))
@@ -452,51 +493,3 @@ def _unify_spelling(rows: list[_Row]) -> list[str]:
                 if "spelling" not in row.issues:
                     row.issues.append("spelling")
     return [f"The class {a!r} is taken as {b!r} ({n} ×)." for (a, b), n in sorted(changed.items())]
-
-
-def _content(record: dict[str, Any]) -> str:
-    """What makes two rows show the same picture: the bytes, or the id where there are none."""
-    readable = record["width"] is not None
-    return str(record["sha256"]) if readable else f"id:{record['image']}"
-
-
-def _flag_repeats(records: list[dict[str, Any]]) -> None:
-    by_content: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for record in records:
-        by_content[_content(record)].append(record)
-    for same in by_content.values():
-        if len(same) == 1:
-            continue
-        conflict = len({frozenset(r["labels"]) for r in same if r["labels"]}) > 1
-        several = len({r["image"] for r in same}) > 1
-        seen: set[tuple[str, frozenset[str]]] = set()
-        for record in same:
-            key = (record["image"], frozenset(record["labels"]))
-            for issue, holds in (
-                ("label_conflict", conflict),
-                ("same_bytes", several),
-                ("repeated_row", key in seen),
-            ):
-                if holds:
-                    record["issues"].append(issue)
-            seen.add(key)
-
-
-def _join_groups(records: Iterable[dict[str, Any]]) -> None:
-    """Groups that share an image, by id or by bytes, become one, named by the first of them."""
-    records = list(records)
-    parent: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while (above := parent.get(name, name)) != name:
-            parent[name] = parent.get(above, above)
-            name = above
-        return name
-
-    first: dict[str, str] = {}
-    for record in records:
-        for key in {_content(record), f"id:{record['image']}"}:
-            a, b = sorted((find(record["group"]), find(first.setdefault(key, record["group"]))))
-            parent[b] = a
-    for record in records:
-        record["group"] = find(record["group"])

@@ -146,7 +146,7 @@ KINDS: dict[str, Kind] = {
     "drop_missing_images": Kind("a label without an image", _drop_missing_images),
     "drop_unreadable": Kind("the image can't be read", _drop_unreadable),
     "drop_conflicts": Kind("one image under different labels", _drop_conflicts),
-    "drop_repeated_rows": Kind("one image listed again", _drop_repeated_rows),
+    "drop_repeated_rows": Kind("one image name listed again", _drop_repeated_rows),
     "drop_multiple_labels": Kind("a field with two or more leukocytes", _drop_multiple_labels),
     "drop_classes": Kind("a class that is left out", _drop_classes, ("classes",)),
     "delete_share": Kind("a share of a frequent class", _delete_share, ("class", "share")),

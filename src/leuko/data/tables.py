@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from leuko.errors import LabelTableError
 
 _MAX_BYTES = 64 * 1024 * 1024
 _SEPARATORS = ",;\t|"
+# Excel's own first line, which says what separates the values.
+_EXCEL = re.compile(r"\s*\"?sep=([,;\t|])\"?[ \t,;|]*(\r\n|\r|\n)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def read_table(
     """Reads a table with a header row.
 
     Byte-order marks, UTF-16, cp1252 and latin-1, the separators comma, semicolon, tab and bar,
-    quotes and all line ends are understood; column names are matched without case.
+    Excel's first line ``sep=;``, quotes and all line ends are understood; column names are matched
+    without case.
 
     Args:
         path: Of the file.
@@ -50,13 +54,15 @@ def read_table(
         LabelTableError: It is no table, or a column is missing, or a row has too many values.
     """
     text, notes = _decode(path, _load(path))
+    said = _EXCEL.match(text)
+    text = text[said.end() :] if said else text
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise LabelTableError(
             f"{path} is empty; expected a header and rows. "
             f"Write the columns {_spell(columns)} into its first row."
         )
-    separator = _choose_separator(lines[0], columns)
+    separator = said[1] if said else _choose_separator(lines[0], columns)
     try:
         records = list(
             csv.reader(

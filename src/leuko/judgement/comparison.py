@@ -261,7 +261,7 @@ def choose_best(
     pairs: Sequence[Pair],
     cost: Mapping[str, tuple[float, float]],
 ) -> tuple[str, str]:
-    """The cheapest model that the data can't tell from the one with the top balanced accuracy.
+    """The cheapest model than which the one with the top balanced accuracy isn't shown better.
 
     Args:
         balanced_accuracy: By model; leave the baselines out.
@@ -299,8 +299,8 @@ def choose_best(
         return best, f"{highest}{others}: {best} is chosen."
     tied = ", ".join(sorted(set(candidates) - {top}))
     return best, (
-        f"{highest}; in {metric} the data can't tell it from {tied}. Among these the cheapest is "
-        f"chosen, by FLOPs per image, then by parameters: {best} "
+        f"{highest}; in {metric} it is not shown to be better than {tied}. Of these the cheapest "
+        f"is chosen, by FLOPs per image, then by parameters: {best} "
         f"({cost[best][0]:.3g} FLOPs, {cost[best][1]:.3g} parameters)."
     )
 

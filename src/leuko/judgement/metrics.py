@@ -219,7 +219,7 @@ class ReliabilityCurve:
         confidence: Mean top probability, (M,).
         accuracy: Share of right predictions, (M,).
         count: Predictions in the bin, (M,).
-        low: Lower 95 % Wilson limit of the accuracy, (M,).
+        low: Lower exact (Clopper–Pearson) 95 % limit of the accuracy, (M,).
         high: Upper limit, (M,). Both assume independent images: with several predictions of one
             image, or images that share a group, they are too narrow.
     """
@@ -236,10 +236,7 @@ class ReliabilityCurve:
 def reliability_curve(
     y_true: IntArray, probabilities: FloatArray, bins: int = BINS
 ) -> ReliabilityCurve:
-    """Accuracy against confidence in bins of equal width, with Wilson limits.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953, for the limits.
-    """
+    """Accuracy against confidence in bins of equal width, with exact limits."""
     y, p = check_inputs(y_true, probabilities)
     confidence = p.max(axis=1)
     correct = (p.argmax(axis=1) == y).astype(np.float64)
@@ -247,19 +244,38 @@ def reliability_curve(
     count = np.bincount(bin_of, minlength=bins)
     used = np.flatnonzero(count)
     n = count[used].astype(np.float64)
-    share = np.bincount(bin_of, weights=correct, minlength=bins)[used] / n
-    z = 1.959963984540054  # 97.5 % point of the normal distribution
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    right = np.bincount(bin_of, weights=correct, minlength=bins)[used]
+    limits = [exact_limits(int(k), int(m)) for k, m in zip(right, n, strict=True)]
+    low, high = np.array(limits, dtype=np.float64).reshape(-1, 2).T
     return ReliabilityCurve(
         lower=used / bins,
         upper=(used + 1) / bins,
         confidence=np.bincount(bin_of, weights=confidence, minlength=bins)[used] / n,
-        accuracy=share,
+        accuracy=right / n,
         count=count[used].astype(np.int64),
-        low=np.clip(np.minimum(centre - half, share), 0, 1),
-        high=np.clip(np.maximum(centre + half, share), 0, 1),
+        low=low,
+        high=high,
     )
+
+
+def exact_limits(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper–Pearson limits of a share.
+
+    Args:
+        right: Successes, 0 ≤ right ≤ n.
+        n: Trials; with none, the limits are 0 and 1.
+        level: Of confidence, in (0, 1).
+
+    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404.
+    """
+    from scipy.stats import beta
+
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - level) / 2
+    low = 0.0 if right == 0 else float(beta.ppf(tail, right, n - right + 1))
+    high = 1.0 if right == n else float(beta.ppf(1 - tail, right + 1, n - right))
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from leuko.errors import DataError
 from leuko.judgement import findings
+from leuko.judgement.metrics import BINS, reliability_curve
 from leuko.storage import explain_storage_faults, write_atomically
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     ]
     metric = str(results["pairs"][0].get("metric", "accuracy")) if pairs else "accuracy"
     confusions = {m: np.asarray(f["confusion"]) for m, f in models.items()}
-    bins = {m: findings.bin_reliability(*_answers(run, m)[:2]) for m in run.models}
+    bins = {m: reliability_curve(*_answers(run, m)[:2]) for m in run.models}
     ece = {m: findings.triple(f, "ece") for m, f in models.items()}
     seconds = {m: float(f.get("fit_seconds") or 0) for m, f in models.items()}
     figures = {
@@ -330,10 +331,11 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "data": data, "protocol": protocol, "results": results, "classes": run.classes,
         "best": results["best"], "models": results["models"], "baselines": results["baselines"],
-        "metrics": findings.METRIC_NAMES, "title": _title(results), "command": _command(run),
+        "title": _title(results), "command": _command(run),
         "answer": findings.answer(results), "demo": data["layout"] == "demo",
         "per_class": {m: findings.per_class(f, counts) for m, f in results["models"].items()},
         "warnings": findings.small_classes(findings.tested(results)), "few": findings.FEW,
+        "bins": BINS,
         "judged": findings.judged(results),
         "limits": findings.limits(results, lost), "issues": _count_issues(run.manifest),
         "steps": run.steps, "stages": _stages(run), "found": run.found,

@@ -21,7 +21,7 @@ def judge_study(
     classes: Sequence[str],
     models: Sequence[str],
     baselines: Sequence[str],
-    costs: Mapping[str, Mapping[str, float]],
+    costs: Mapping[str, Mapping[str, Any]],
     *,
     seed: int,
 ) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def judge_study(
         classes: K names; the columns ``p_CLASS`` in this order.
         models: Names of the trained models.
         baselines: Names of the classifiers that know no morphology.
-        costs: Per trained model ``fit_seconds``, ``images_per_second``, ``parameters``, ``flops``.
+        costs: Per trained model ``fit_seconds``, ``images_per_second``, ``parameters``, ``flops``
+            and ``notes``.
         seed: Decides the resamples.
 
     Returns:

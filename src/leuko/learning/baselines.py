@@ -12,7 +12,10 @@ BASELINES = ("majority", "colour")
 
 
 def predict_majority(labels: NDArray[np.int64], classes: int, rows: int) -> NDArray[np.float64]:
-    """Gives each of `rows` images the class shares of the training part.
+    """Always gives the commonest class of the training part, with probability 1.
+
+    Every image gets the same answer, so that the AUROC is exactly 0.5 (where that class is the
+    same in all folds). Among equally common classes it is the first.
 
     Args:
         labels: (N,) of the training part, in [0, K).
@@ -20,10 +23,10 @@ def predict_majority(labels: NDArray[np.int64], classes: int, rows: int) -> NDAr
         rows: Images to answer for.
 
     Returns:
-        (rows, K); rows sum to 1.
+        (rows, K): 1 for that class, 0 for the others.
     """
-    shares = np.bincount(labels, minlength=classes) / len(labels)
-    return np.tile(shares, (rows, 1))
+    commonest = np.bincount(labels, minlength=classes).argmax()
+    return np.tile(np.eye(classes)[commonest], (rows, 1))
 
 
 def predict_colour(

@@ -93,7 +93,7 @@ def iterate_batches(
         cells: (N, 3, S, S) uint8.
         labels: (N,) int64.
         order: Indices of the epoch, see `draw_epoch`.
-        batch: Images per batch. A last batch of fewer than half is joined to the one before:
+        batch: Images per batch, at least; the remainder is spread over all batches, because
             batch normalisation of two or three images is noise.
         augmentation: How far images may differ.
         generator: Source of randomness.
@@ -103,11 +103,15 @@ def iterate_batches(
     """
     import torch
 
-    count = max(1, round(len(order) / batch))
-    for part in np.array_split(order, count):
+    for part in np.array_split(order, count_batches(len(order), batch)):
         index = torch.from_numpy(part)
         images = cells[index].float().div_(255)
         yield normalise(augment(images, augmentation, generator)), labels[index]
+
+
+def count_batches(images: int, batch: int) -> int:
+    """How many batches an epoch of so many images has; at least one."""
+    return max(1, images // batch)
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:

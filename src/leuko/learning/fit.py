@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from leuko.errors import NonFiniteLossError, WeightsError
 from leuko.learning.batches import (
     Augmentation,
+    count_batches,
     draw_epoch,
     eight_views,
     iterate_batches,
@@ -48,11 +49,13 @@ class FitSettings:
         average: Decay per step of the running average of the weights.
         clip: Largest norm of the gradient.
         balance: Whether the rarer classes are trained several times over.
+        precision: ``float32``, or ``bfloat16`` for the convolutions and products while training;
+            weights, averages, loss and predictions stay float32.
         views: 1, or 8 to average the prediction over quarter turns and mirror images.
         augmentation: How far training images may differ from the pictures taken.
     """
 
-    epochs: int = 20
+    epochs: int
     batch: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -61,6 +64,7 @@ class FitSettings:
     average: float = 0.99
     clip: float = 1.0
     balance: bool = True
+    precision: str = "float32"
     views: int = 8
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -136,7 +140,7 @@ def fit(
     for number in range(1, settings.epochs + 1):
         generator = torch.Generator().manual_seed(seed * 100_003 + number)
         order = draw_epoch(labels, balance=settings.balance, generator=generator)
-        steps = max(1, round(len(order) / settings.batch))
+        steps = count_batches(len(order), settings.batch)
         if number <= len(history):
             step += steps
             continue
@@ -157,7 +161,8 @@ def fit(
             rate = schedule(step, steps * settings.epochs, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            logits = network(batch.contiguous(memory_format=order_in_memory))
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                logits = network(batch.contiguous(memory_format=order_in_memory)).float()
             loss = functional.cross_entropy(
                 logits, target, label_smoothing=settings.label_smoothing
             )
@@ -305,7 +310,7 @@ def _check_finite(
     raise NonFiniteLossError(
         f"Training stopped in epoch {epoch}, step {step + 1}: the loss is {loss}, the norm of the "
         f"gradient {norm}, at a learning rate of {rate:.2g}; {cause}. Nothing after the last "
-        "checkpoint was kept. Lower --learning-rate, or look at the images with leuko scan."
+        "checkpoint was kept. Lower --learning-rate, or look at the pictures in cells.npz."
     )
 
 

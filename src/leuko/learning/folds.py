@@ -84,12 +84,19 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """Sent by a worker after each epoch."""
+    """Sent by a worker after each epoch.
+
+    Attributes:
+        model, repeat, fold: The job.
+        epoch: Its record.
+        fresh: Whether it was trained now, not in an earlier part of the run.
+    """
 
     model: str
     repeat: int
     fold: int
     epoch: Epoch
+    fresh: bool
 
 
 def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
@@ -108,6 +115,8 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     torch.set_num_threads(1)
     done = read_result(job)
     if done is not None:
+        for epoch in done.history:
+            send(Progress(job.model, job.repeat, job.fold, epoch, fresh=False))
         return done
     job.folder.mkdir(parents=True, exist_ok=True)
     with np.load(job.run / "cells.npz", allow_pickle=False) as file:
@@ -117,6 +126,13 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     flops = count_flops(network, size)
     checkpoint = job.folder / "checkpoint.safetensors"
     history = []
+    steps = 0
+
+    def at_step() -> None:
+        nonlocal steps
+        steps += 1
+        send(None)
+
     for epoch in fit(
         network,
         cells[job.train],
@@ -124,10 +140,10 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
         job.settings,
         seed=job.fit_seed,
         checkpoint=checkpoint,
-        at_step=lambda: send(None),
+        at_step=at_step,
     ):
         history.append(epoch)
-        send(Progress(job.model, job.repeat, job.fold, epoch))
+        send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
     probabilities = predict(network, cells[job.test], views=job.settings.views)
     if job.keep_weights:
         from safetensors.torch import save_file

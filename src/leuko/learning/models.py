@@ -94,6 +94,38 @@ def check_input_size(name: str, size: int) -> None:
         )
 
 
+def check_start(init: str) -> None:
+    """Refuses a start of the weights that is neither a known word nor a file.
+
+    Raises:
+        WeightsError: No such file.
+    """
+    if init not in STARTS and not Path(init).is_file():
+        raise WeightsError(
+            f"There is no file of weights at {init}. --init takes random, imagenet or the path "
+            "of a .safetensors file."
+        )
+
+
+def describe_changes(name: str, init: str) -> list[str]:
+    """What is different from the published network, in sentences for the report."""
+    family = find_architecture(name).family
+    changes = ["The last layer is a new linear one for the classes of the study."]
+    if family == "alexnet":
+        changes.append(
+            "The two fully connected layers of 4,096 are left out and the last feature map is "
+            "averaged: 2.5 instead of 61 million weights."
+        )
+        if init != "imagenet":
+            changes.append(
+                "The convolutions start from He's initialisation; from PyTorch's own it does not "
+                "train."
+            )
+    if family == "efficientnet":
+        changes.append("Dropout before the last layer is 0.2 in every size.")
+    return changes
+
+
 def build(name: str, classes: int, *, size: int, init: str = "random", seed: int) -> nn.Module:
     """Builds a network with `classes` outputs.
 
@@ -205,11 +237,7 @@ def _load_start(network: nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise WeightsError(
-            f"There is no file of weights at {path}. --init takes random, imagenet or the path "
-            "of a .safetensors file."
-        )
+    check_start(str(path))
     try:
         given = load_file(path)
     except (SafetensorError, OSError) as error:
