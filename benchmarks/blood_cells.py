@@ -1,13 +1,12 @@
 """The measured table of a finished study, as Markdown.
 
 uv run leuko compare ../shared/data/blood-cells --out runs/blood-cells
-uv run python benchmarks/blood_cells.py runs/blood-cells > results/blood-cells.md
+uv run python benchmarks/blood_cells.py runs/blood-cells COMMIT > results/blood-cells.md
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,17 @@ def show(limits: dict[str, float]) -> str:
     return f"{limits['value']:.3f} ({limits['low']:.3f}–{limits['high']:.3f})"
 
 
-def print_study(run: Path) -> None:
+def print_study(run: Path, commit: str) -> None:
     results = json.loads((run / "results.json").read_text("utf-8"))
     machine = json.loads((run / "environment.json").read_text("utf-8"))
     data, protocol = results["data"], results["protocol"]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    minutes = sum(row["fit_seconds"] for row in results["models"].values()) / 60
     counts = ", ".join(f"{k} {n}" for k, n in data["counts"].items())
     print(f"# ResNet, EfficientNet and AlexNet on {data['name']}\n")
     print("```\nuv run leuko compare ../shared/data/blood-cells --out runs/blood-cells")
     print(
-        "uv run python benchmarks/blood_cells.py runs/blood-cells > results/blood-cells.md\n```\n"
+        "uv run python benchmarks/blood_cells.py runs/blood-cells COMMIT "
+        "> results/blood-cells.md\n```\n"
     )
     print(
         f"{data['images']} images in {data['groups']} groups ({counts}), from {data['rows']} label "
@@ -47,7 +45,7 @@ def print_study(run: Path) -> None:
         f"{protocol['size']} × {protocol['size']} pixels, start {protocol['init']}, "
         f"{protocol['epochs']} epochs, seed {protocol['seed']}. Commit {commit}; data "
         f"`{data['sha256'][:16]}`; torch {machine['torch']}, {machine['processor']}, one thread "
-        f"per job. The whole command took {results['times']['seconds'] / 60:.0f} minutes.\n"
+        f"per job, {minutes:.0f} minutes of training in all.\n"
     )
     print("\n".join(answer(results)) + "\n")
     print(f"95 % intervals by bootstrap over groups, n = {data['images']}.\n")
@@ -97,4 +95,4 @@ def _count(row: dict[str, Any], key: str) -> str:
 
 
 if __name__ == "__main__":
-    print_study(Path(sys.argv[1]))
+    print_study(Path(sys.argv[1]), sys.argv[2])

@@ -227,8 +227,8 @@ def test_tie_is_said_plainly_with_the_rule() -> None:
 
 @pytest.mark.parametrize(
     ("over", "told"),
-    [("better", "is better by"), ("tie", "don't show that the network adds"),
-     ("worse", "the network adds nothing")],
+    [("better", "is better by"), ("tie", "don't show that the network is right more often"),
+     ("worse", "right less often than colour")],
 )  # fmt: skip
 def test_what_is_added_over_colour(over: str, told: str) -> None:
     assert told in findings.answer(a_study("tie", over))[-1]

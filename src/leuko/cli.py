@@ -87,7 +87,7 @@ def compare(
         Names, separated by commas: resnet18/34/50, efficientnet_b0 to b7, efficientnet_v2_s,
         alexnet, timm:NAME. [default: resnet18,efficientnet_b0,alexnet]
     folds:
-        Parts of the data; each is tested once per repeat. [default: 5; demo: 3]
+        Parts of the data; each is tested once per repeat. [default: 5; demo: 2]
     repeats:
         How often the data are split anew. [default: 1]
     recipe:
@@ -107,7 +107,7 @@ def compare(
     init:
         random, imagenet or a safetensors file. [default: random]
     epochs:
-        Passes through the training part. [default: 22; demo: 6]
+        Passes through the training part. [default: 22; demo: 8]
     batch:
         Images per step. [default: 16]
     learning_rate:

@@ -124,7 +124,7 @@ class StudySettings:
 FREE_SPACE = 500_000_000
 
 # What is different when no data are given: the demo is to show everything within two minutes.
-DEMO = {"folds": 3, "epochs": 6}
+DEMO = {"folds": 2, "epochs": 8}
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,10 @@ def _over_colour(results: Mapping[str, Any]) -> str:
     )
     return {
         "better": f"{start}; {best} is better by {gap}.",
-        "tie": f"{start}; the difference of {best} to it is {gap}, a tie: these data don't show "
-        "that the network adds anything over colour.",
-        "worse": f"{start}; {best} is worse: {gap}. Here the network adds nothing over colour.",
+        "tie": f"{start}; the difference of {best} to it in accuracy is {gap}, a tie: "
+        "these data don't show that the network is right more often.",
+        "worse": f"{start}; {best} is worse: {gap}. "
+        "Here the network is right less often than colour alone.",
     }[pair["verdict"]]
 
 
