@@ -80,7 +80,8 @@ def map_jobs(
         while pending:
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             _drain(messages, on_message)
-            for future in done:
+            # `done` is a set: of several that ended together the first given out comes first.
+            for future in [future for future in pending if future in done]:
                 yield pending.pop(future), future.result()
         pool.shutdown()  # workers send what they still hold before they end
         _drain(messages, on_message)
