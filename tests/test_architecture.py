@@ -21,6 +21,7 @@ FLOORS = [
     {"leuko.data", "leuko.judgement.metrics", "leuko.run"},
     {"leuko.learning"},
     {"leuko.judgement"},
+    {"leuko.settings"},
     {"leuko.study"},
     {"leuko.progress"},
     {"leuko.cli"},

@@ -18,6 +18,7 @@ import leuko
 from leuko.data.cleaning import clean
 from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
+from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
 from leuko.data.splits import check_splits
 from leuko.data.synthetic import write_demo_set
@@ -30,7 +31,8 @@ from leuko.errors import (
     TooFewGroupsError,
     UnknownNameError,
 )
-from leuko.study import check_settings, compare, cut_pictures, hash_data, resolve_settings
+from leuko.settings import check_settings, resolve_settings
+from leuko.study import compare, hash_data
 
 # AlexNet trains five times as fast as the others on a small machine; the contract over all
 # families is in test_fit.py, and the command line's test trains all three.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,45 +20,30 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from leuko.data.audit import group_same_cells, measure_set_scales
+from leuko.data.audit import group_same_cells
 from leuko.data.cleaning import Cleaned, clean
-from leuko.data.image import read_image
-from leuko.data.leukocytes import (
-    choose_leukocyte,
-    cut_cell,
-    cut_field,
-    find_leukocytes,
-)
 from leuko.data.manifest import Manifest, read_manifest, write_manifest
-from leuko.data.recipe import load_recipe
+from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
 from leuko.data.splits import Split, check_splits, make_splits
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.errors import (
     DataError,
-    MissingExtraError,
     RecipeError,
     ResumeError,
     SettingsError,
-    suggest,
 )
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.fit import FitSettings
 from leuko.learning.folds import FoldJob, FoldResult, Progress, fit_fold
-from leuko.learning.models import (
-    DEFAULT_MODELS,
-    check_input_size,
-    check_start,
-    describe_changes,
-)
+from leuko.learning.models import describe_changes
 from leuko.run import (
     PINNED,
     check_run_folder,
     check_same,
     describe_environment,
-    has_bfloat16,
     lock_run,
     make_run_folder,
     read_config,
@@ -66,65 +51,11 @@ from leuko.run import (
     remove_leftovers,
     write_config,
 )
+from leuko.settings import DEMO, StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
-
-VIEWS = ("cell", "field")
-GROUPS = ("cell", "given")
-SPLITS = ("auto", "folds", "given")
-PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """Everything that decides the result of a study, by the names of the command line.
-
-    Attributes:
-        models: Names, see `leuko.learning.models`.
-        folds: Parts of the data; each is tested once per repeat.
-        repeats: How often the data are split anew.
-        recipe: Cleaning recipe: a shipped name or a TOML file.
-        groups: What stays on one side of a split. ``cell``: images that show the same physical
-            cell, besides what the set itself says; ``given``: only what the set says (source,
-            slide or patient; else the file).
-        split: ``folds``; ``given`` (train on TRAIN, test on TEST of the set); ``auto`` takes
-            the given one where there is one.
-        view: ``cell``: the leukocyte, cut out at one physical scale; ``field``: the whole field.
-        size: Side of the square picture in pixels, the same for every model.
-        init: Start of the weights: ``random``, ``imagenet`` or a safetensors file.
-        epochs: Passes through the training part, each showing all classes equally often.
-        batch: Images per step.
-        learning_rate: Peak.
-        label_smoothing: Share of the target spread over all classes.
-        precision: ``float32``, ``bfloat16``, or ``auto`` for the faster one of this processor.
-        views: 8 averages the answer over quarter turns and mirror images; 1 doesn't.
-        seed: Decides everything that is drawn.
-        keep_weights: Keep each fold's weights in the run folder.
-    """
-
-    models: tuple[str, ...] = DEFAULT_MODELS
-    folds: int = 5
-    repeats: int = 1
-    recipe: str = "classic"
-    groups: str = "cell"
-    split: str = "auto"
-    view: str = "cell"
-    size: int = 64
-    init: str = "random"
-    epochs: int = 22
-    batch: int = 16
-    learning_rate: float = 2e-3
-    label_smoothing: float = 0.1
-    precision: str = "auto"
-    views: int = 8
-    seed: int = 0
-    keep_weights: bool = False
-
 
 # Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
 FREE_SPACE = 500_000_000
-
-# What is different when no data are given: the demo is to show everything within two minutes.
-DEMO = {"folds": 2, "epochs": 8}
 
 
 @dataclass(frozen=True)
@@ -279,85 +210,7 @@ class _Plan:
         return np.array([number[label] for label in column], dtype=np.int64)
 
 
-# --- settings -------------------------------------------------------------------------------------
-
-
-def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
-    """Fills in the defaults.
-
-    Raises:
-        SettingsError: An unknown name or a value of the wrong type.
-    """
-    known = {f.name: f for f in fields(StudySettings)}
-    for name in asked:
-        if name not in known:
-            raise SettingsError(f"There is no setting {name!r}. {suggest(name, list(known))}")
-    values = dict(asked)
-    if "models" in values:
-        models = values["models"]
-        names = models.split(",") if isinstance(models, str) else models
-        values["models"] = tuple(name.strip() for name in names)
-    settings = replace(StudySettings(), **values)
-    for name, value in asdict(settings).items():
-        default = getattr(StudySettings(), name)
-        right = isinstance(value, type(default)) or (
-            isinstance(default, float) and isinstance(value, int)
-        )
-        if not right or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise SettingsError(
-                f"{name} is {value!r}; expected {type(default).__name__}, as in {default!r}."
-            )
-    if settings.precision == "auto":  # recorded as what it was, so that a resume is the same
-        settings = replace(settings, precision="bfloat16" if has_bfloat16() else "float32")
-    return settings
-
-
-def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: bool = False) -> None:
-    """Refuses what can't work, before anything is read or written.
-
-    Raises:
-        SettingsError: A value out of its range.
-        UnknownNameError: A model that doesn't exist.
-        InputSizeError: `size` is too small for a model.
-        MissingExtraError: PyTorch isn't installed.
-    """
-    if not settings.models:
-        raise SettingsError("No models were named; expected at least one, as in --models resnet18.")
-    if len(set(settings.models)) < len(settings.models):
-        raise SettingsError(
-            f"A model is named twice in {', '.join(settings.models)}; name it once."
-        )
-    limits: dict[str, tuple[float, float]] = {
-        "folds": (2, 1000), "repeats": (1, 1000), "size": (16, 1024), "epochs": (1, 100_000),
-        "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
-        "seed": (0, 2**31 - 1),
-    }  # fmt: skip
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        if not low <= value <= high:  # false for NaN too
-            raise SettingsError(f"{name} is {value}; expected a number from {low:g} to {high:g}.")
-    if workers < 1:
-        raise SettingsError(f"workers is {workers}; expected at least 1.")
-    choices = {"view": VIEWS, "groups": GROUPS, "split": SPLITS, "precision": PRECISIONS,
-               "views": (1, 8)}  # fmt: skip
-    for name, allowed in choices.items():
-        value = getattr(settings, name)
-        if value not in allowed:
-            raise SettingsError(
-                f"{name} is {value!r}; expected one of: {', '.join(map(str, allowed))}."
-            )
-    for model in settings.models:
-        check_input_size(model, settings.size)
-    check_start(settings.init)
-    if not has_recipe:
-        load_recipe(settings.recipe)
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise MissingExtraError(
-            "leuko compare trains networks and needs PyTorch and torchvision, which aren't "
-            "installed. Install them with: pip install 'leuko[train]'"
-        )
+# --- what is continued ---------------------------------------------------------------------------
 
 
 def _recall(
@@ -516,49 +369,6 @@ def _take_given_split(cleaned: Cleaned, watcher: Watcher) -> tuple[Cleaned, list
     return replace(cleaned, manifest=cleaned.manifest.with_table(table)), splits
 
 
-def cut_pictures(
-    manifest: Manifest, *, view: str, size: int, watcher: Watcher | None = None
-) -> tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]:
-    """Decodes every image that has one label and cuts out what the networks will see.
-
-    Args:
-        manifest: Rows that can't be read are left out.
-        view: ``cell`` or ``field``.
-        size: S in pixels.
-        watcher: Told how many fields showed no leukocyte.
-
-    Returns:
-        Image ids, N of them; pictures (N, S, S, 3); scores (N,) of the leukocytes, 0 where
-        none was found and the window is a guess, 1 throughout for fields.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    usable = manifest.table.filter(
-        pl.col("label").is_not_null()
-        & pl.col("path").is_not_null()
-        & ~pl.col("issues").list.eval(pl.element().str.starts_with("unreadable")).list.any()
-    ).unique("image", keep="first", maintain_order=True)
-    rows = list(zip(usable["path"], usable["width"], usable["height"], strict=True))
-    scales = measure_set_scales(manifest.root, rows) if view == "cell" else {}
-
-    def cut(row: tuple[str, int, int]) -> tuple[NDArray[np.uint8], float]:
-        path, width, height = row
-        image = read_image(manifest.root / path)
-        if view == "field":
-            return cut_field(image, size), 1.0
-        found = find_leukocytes(image, scale=scales[height, width])
-        chosen = replace(choose_leukocyte(found, image), scale=scales[height, width])
-        return cut_cell(image, chosen, size), chosen.score
-
-    with ThreadPoolExecutor(count_cores()) as pool:
-        cut_out = list(pool.map(cut, rows))
-    pictures = np.stack([c for c, _ in cut_out]) if cut_out else np.zeros((0, size, size, 3), "u1")
-    scores = np.array([s for _, s in cut_out])
-    if watcher is not None and (missed := int((scores == 0).sum())):
-        watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")
-    return usable["image"].to_list(), pictures.astype(np.uint8), scores
-
-
 # --- the run folder -------------------------------------------------------------------------------
 
 
@@ -570,9 +380,9 @@ def _record(run: Path, plan: _Plan, environment: dict[str, Any], watcher: Watche
     write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
     write_atomically(run / "splits.parquet", plan.splits_table.write_parquet)
     watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
-    images, pictures, scores = cut_pictures(
-        plan.found, view=settings.view, size=settings.size, watcher=watcher
-    )
+    images, pictures, scores = cut_pictures(plan.found, view=settings.view, size=settings.size)
+    if missed := int((scores == 0).sum()):
+        watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")
 
     def save(path: Path) -> None:
         with path.open("wb") as file:

@@ -1,0 +1,145 @@
+"""The settings of a study: their names, defaults and limits, the same in TOML, shell and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from leuko.data.recipe import load_recipe
+from leuko.errors import MissingExtraError, SettingsError, suggest
+from leuko.learning.models import DEFAULT_MODELS, check_input_size, check_start
+from leuko.run import has_bfloat16
+
+VIEWS = ("cell", "field")
+GROUPS = ("cell", "given")
+SPLITS = ("auto", "folds", "given")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """Everything that decides the result of a study, by the names of the command line.
+
+    Attributes:
+        models: Names, see `leuko.learning.models`.
+        folds: Parts of the data; each is tested once per repeat.
+        repeats: How often the data are split anew.
+        recipe: Cleaning recipe: a shipped name or a TOML file.
+        groups: What stays on one side of a split. ``cell``: images that show the same physical
+            cell, besides what the set itself says; ``given``: only what the set says (source,
+            slide or patient; else the file).
+        split: ``folds``; ``given`` (train on TRAIN, test on TEST of the set); ``auto`` takes
+            the given one where there is one.
+        view: ``cell``: the leukocyte, cut out at one physical scale; ``field``: the whole field.
+        size: Side of the square picture in pixels, the same for every model.
+        init: Start of the weights: ``random``, ``imagenet`` or a safetensors file.
+        epochs: Passes through the training part, each showing all classes equally often.
+        batch: Images per step.
+        learning_rate: Peak.
+        label_smoothing: Share of the target spread over all classes.
+        precision: ``float32``, ``bfloat16``, or ``auto`` for the faster one of this processor.
+        views: 8 averages the answer over quarter turns and mirror images; 1 doesn't.
+        seed: Decides everything that is drawn.
+        keep_weights: Keep each fold's weights in the run folder.
+    """
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    folds: int = 5
+    repeats: int = 1
+    recipe: str = "classic"
+    groups: str = "cell"
+    split: str = "auto"
+    view: str = "cell"
+    size: int = 64
+    init: str = "random"
+    epochs: int = 22
+    batch: int = 16
+    learning_rate: float = 2e-3
+    label_smoothing: float = 0.1
+    precision: str = "auto"
+    views: int = 8
+    seed: int = 0
+    keep_weights: bool = False
+
+
+# What is different when no data are given: the demo is to show everything within two minutes.
+DEMO = {"folds": 2, "epochs": 8}
+
+
+def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
+    """Fills in the defaults.
+
+    Raises:
+        SettingsError: An unknown name or a value of the wrong type.
+    """
+    known = {f.name: f for f in fields(StudySettings)}
+    for name in asked:
+        if name not in known:
+            raise SettingsError(f"There is no setting {name!r}. {suggest(name, list(known))}")
+    values = dict(asked)
+    if "models" in values:
+        models = values["models"]
+        names = models.split(",") if isinstance(models, str) else models
+        values["models"] = tuple(name.strip() for name in names)
+    settings = replace(StudySettings(), **values)
+    for name, value in asdict(settings).items():
+        default = getattr(StudySettings(), name)
+        right = isinstance(value, type(default)) or (
+            isinstance(default, float) and isinstance(value, int)
+        )
+        if not right or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise SettingsError(
+                f"{name} is {value!r}; expected {type(default).__name__}, as in {default!r}."
+            )
+    if settings.precision == "auto":  # recorded as what it was, so that a resume is the same
+        settings = replace(settings, precision="bfloat16" if has_bfloat16() else "float32")
+    return settings
+
+
+def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: bool = False) -> None:
+    """Refuses what can't work, before anything is read or written.
+
+    Raises:
+        SettingsError: A value out of its range.
+        UnknownNameError: A model that doesn't exist.
+        InputSizeError: `size` is too small for a model.
+        MissingExtraError: PyTorch isn't installed.
+    """
+    if not settings.models:
+        raise SettingsError("No models were named; expected at least one, as in --models resnet18.")
+    if len(set(settings.models)) < len(settings.models):
+        raise SettingsError(
+            f"A model is named twice in {', '.join(settings.models)}; name it once."
+        )
+    limits: dict[str, tuple[float, float]] = {
+        "folds": (2, 1000), "repeats": (1, 1000), "size": (16, 1024), "epochs": (1, 100_000),
+        "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
+        "seed": (0, 2**31 - 1),
+    }  # fmt: skip
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:  # false for NaN too
+            raise SettingsError(f"{name} is {value}; expected a number from {low:g} to {high:g}.")
+    if workers < 1:
+        raise SettingsError(f"workers is {workers}; expected at least 1.")
+    choices = {"view": VIEWS, "groups": GROUPS, "split": SPLITS, "precision": PRECISIONS,
+               "views": (1, 8)}  # fmt: skip
+    for name, allowed in choices.items():
+        value = getattr(settings, name)
+        if value not in allowed:
+            raise SettingsError(
+                f"{name} is {value!r}; expected one of: {', '.join(map(str, allowed))}."
+            )
+    for model in settings.models:
+        check_input_size(model, settings.size)
+    check_start(settings.init)
+    if not has_recipe:
+        load_recipe(settings.recipe)
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None or find_spec("torchvision") is None:
+        raise MissingExtraError(
+            "leuko compare trains networks and needs PyTorch and torchvision, which aren't "
+            "installed. Install them with: pip install 'leuko[train]'"
+        )
