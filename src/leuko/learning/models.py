@@ -8,9 +8,8 @@ Every network is the published convolutional body with one new linear layer for 
 of the study. AlexNet gives up its two fully connected layers of 4,096 (54 of its 61 million
 weights): they were made for a 6 × 6 map of features, which an image of 64 to 128 pixels doesn't
 give, and repeating a 1 × 1 or 2 × 2 map until it is 6 × 6 adds weights but no information.
-Its body also starts from He's initialisation: with PyTorch's default the signal shrinks by
-about half in each of its layers without normalisation, which is how a fair-looking protocol
-leaves AlexNet at one class for every image.
+Its body also starts from He's initialisation: with PyTorch's default the signal shrinks in each
+of its layers, which have no normalisation to restore it (``tests/test_models.py``).
 """
 
 from __future__ import annotations
@@ -116,11 +115,8 @@ def describe_changes(name: str, init: str) -> list[str]:
             "The two fully connected layers of 4,096 are left out and the last feature map is "
             "averaged: 2.5 instead of 61 million weights."
         )
-        if init != "imagenet":
-            changes.append(
-                "The convolutions start from He's initialisation; from PyTorch's own it does not "
-                "train."
-            )
+        if init == "random":
+            changes.append("The convolutions start from He's initialisation, not PyTorch's own.")
     if family == "efficientnet":
         changes.append("Dropout before the last layer is 0.2 in every size.")
     return changes
