@@ -12,10 +12,10 @@ import pytest
 
 from leuko.data.cleaning import Ledger, clean, write_clean
 from leuko.data.image import encode_png
-from leuko.data.manifest import SCHEMA, Manifest, read_manifest
+from leuko.data.manifest import SCHEMA, Manifest, read_manifest, write_manifest
 from leuko.data.recipe import RECIPES, Recipe, RecipeStep, load_recipe, parse_recipe
 from leuko.data.sources import scan
-from leuko.data.steps import KINDS
+from leuko.data.steps import KINDS, normalise_spelling
 from leuko.errors import (
     LeukoError,
     NoImagesError,
@@ -34,9 +34,14 @@ def row(image: str, label: str | None = "N", **changes: Any) -> dict[str, Any]:
     return made | changes
 
 
-def make(*rows: dict[str, Any]) -> Manifest:
+def make(*rows: dict[str, Any], audited: bool = False) -> Manifest:
     numbered = [{**r, "row": n} if r["row"] is None else r for n, r in enumerate(rows, start=1)]
-    return Manifest(pl.DataFrame(numbered, schema=SCHEMA), Path("/r"), "set", "csv")
+    table = pl.DataFrame(numbered, schema=SCHEMA)
+    return Manifest(table, Path("/r"), "set", "csv", audited=audited)
+
+
+def audited(*rows: dict[str, Any]) -> Manifest:
+    return make(*rows, audited=True)
 
 
 def apply(manifest: Manifest, kind: str, seed: int = 0, **parameters: Any) -> tuple[list[str], Any]:
@@ -199,6 +204,170 @@ def test_minimal_keeps_every_usable_row() -> None:
     assert cleaned.manifest.table["image"].is_unique().all()
 
 
+# Steps that act on what the audit found
+
+
+def test_steps_that_need_the_audit_refuse_a_set_without() -> None:
+    rows = [row("a", issues=["blurred"]), row("b")]
+    with pytest.raises(
+        RecipeError, match=r"\(drop_issues\), and set was never audited.*leuko.audit"
+    ):
+        apply(make(*rows), "drop_issues", kinds=["blurred"])
+    with pytest.raises(RecipeError, match=r"'strict'.*\(drop_issues, keep_one_of_group\)"):
+        clean(make(*rows), "strict")
+    assert apply(audited(*rows), "drop_issues", kinds=["blurred"])[0] == ["b"]
+
+
+def test_whether_it_was_audited_survives_parquet_and_cleaning(tmp_path: Path) -> None:
+    cleaned = clean(audited(row("a"), row("b", "E")), "strict")
+    write_manifest(cleaned.manifest, tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet").audited
+    facts = {"version": 1, "root": "/r", "name": "set", "layout": "csv", "notes": []}
+    metadata = {"leuko": json.dumps(facts)}  # as written before there was an audit
+    make(row("a")).table.write_parquet(tmp_path / "old.parquet", metadata=metadata)
+    assert not read_manifest(tmp_path / "old.parquet").audited
+
+
+def test_issues_are_matched_by_kind() -> None:
+    rows = [row("a", issues=["unreadable:empty", "blurred"]), row("b", issues=["unusual_colour"])]
+    rows += [row("c", issues=["same_cell"]), row("d")]
+    kept, step = apply(audited(*rows), "drop_issues", kinds=["blurred", "unreadable", "same_cell"])
+    assert kept == ["b", "d"]
+    assert reasons(step) == {"a": "unreadable:empty, blurred", "c": "same_cell"}
+
+
+def test_exact_duplicates_keep_the_first_and_choose_no_label() -> None:
+    manifest = make(
+        row("b", sha256="twin"),
+        row("a", sha256="twin"),
+        row("c", sha256="torn"),
+        row("d", "E", sha256="torn"),
+        row("e", sha256="0", width=None),  # unreadable: bytes say nothing
+        row("f", sha256="0", width=None),
+        row("g", sha256="half"),
+        row("h", "", sha256="half"),
+    )
+    kept, step = apply(manifest, "drop_exact_duplicates")
+    assert kept == ["b", "c", "d", "e", "f", "g", "h"]
+    assert reasons(step) == {"a": "the same bytes as b"}
+    assert step.note == "2 rows under different labels are left to drop_conflicts"
+
+
+def test_conflicts_that_the_audit_found_go_whole() -> None:
+    torn = {"issues": ["label_conflict", "same_cell"], "group": "one"}
+    rows = [row("a", "N", **torn), row("b", "E", **torn), row("c", "N", group="one"), row("d")]
+    kept, step = apply(audited(*rows), "drop_conflicts")
+    assert kept == ["c", "d"]
+    assert reasons(step)["a"] == "images of one cell are labelled E and N"
+    # That the other label's class is left out doesn't make this one right.
+    rows += [row("e", "Blast"), row("f", "Blasts")]
+    first = RecipeStep("drop_classes", {"classes": ["E"]})
+    steps = first, RecipeStep("rename_spellings"), RecipeStep("drop_conflicts")
+    cleaned = clean(audited(*rows), Recipe("r", steps))
+    assert cleaned.manifest.table["image"].to_list() == ["c", "d", "e", "f"]
+
+
+def test_of_a_group_of_copies_the_largest_stays() -> None:
+    copy = {"issues": ["near_duplicate"]}
+    manifest = audited(
+        row("a", group="g", width=5, **copy),
+        row("b", group="g", width=8, **copy),
+        row("c", group="g", width=8, **copy),
+        row("d", group="g", width=20, issues=["same_cell"]),  # a second photograph
+        row("e", group="g"),
+        row("f", group="h", **copy),  # its copies went before
+        row("g", "E", group="g", width=4, **copy),  # which label is right isn't ours to say
+        row("i", group="k", issues=["turned_copy"]),
+        row("j", group="k", issues=["turned_copy"], height=10),
+    )
+    kept, step = apply(manifest, "keep_one_of_group", kinds=["near_duplicate", "turned_copy"])
+    assert kept == ["b", "d", "e", "f", "g", "j"]
+    assert reasons(step)["c"] == "near_duplicate: of its group b is kept"
+
+
+# Spelling
+
+
+def test_one_spelling_per_class_the_commonest_or_the_first() -> None:
+    labels = ["EOSINOPHILS", "eosinophil", "eosinophil", "Eosinophil ", "band-cell", "Band_Cells"]
+    rows = [
+        row(str(i), label) | {"labels": [label], "label": label} for i, label in enumerate(labels)
+    ]
+    rows.append(row("two", "Band Cell, Eosinophils"))
+    kept, step = apply(make(*rows), "rename_spellings")
+    assert len(kept) == 7
+    assert [(r["image"], r["old"], r["new"]) for r in step.renamed] == [
+        ("0", "EOSINOPHILS", "eosinophil"),
+        ("3", "Eosinophil ", "eosinophil"),
+        ("4", "band-cell", "Band Cell"),
+        ("5", "Band_Cells", "Band Cell"),
+        ("two", "Band Cell, Eosinophils", "Band Cell, eosinophil"),
+    ]
+    assert step.renamed[1]["label_written"] == "Eosinophil "
+    assert step.counts_before["eosinophil"] == 2
+    assert step.counts_after == {"Band Cell": 2, "eosinophil": 4}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["CD4+", "CD4-", "CD4"],
+        ["A B", "AB"],
+        ["BA", "BAS"],
+        ["grade 1 2", "grade 12", "grade 1"],
+        ["LYMPHOCYTE", "LYMPHOBLAST"],
+        ["monocyte", "promonocyte"],
+        ["T", "TS"],
+        ["basophil", "basophilic"],
+        ["mitosi", "mitosis"],
+        ["thrombu", "thrombus"],
+    ],
+)
+def test_different_words_stay_different(words: list[str]) -> None:
+    assert len({normalise_spelling(word) for word in words}) == len(words)
+    rows = [row(f"{word}{i}", word) for word in words for i in range(3)]
+    assert not apply(make(*rows), "rename_spellings")[1].renamed
+
+
+@pytest.mark.parametrize(
+    "words", [["RBC", "RBCs", "rbc "], ["pro-myelocyte", "Promyelocytes"], ["T-cell", "T  Cells"]]
+)
+def test_spellings_of_one_word_are_one(words: list[str]) -> None:
+    assert len({normalise_spelling(word) for word in words}) == 1
+
+
+def test_a_plural_is_no_conflict_once_it_is_renamed() -> None:
+    torn = {"issues": ["label_conflict"], "group": "one"}
+    rows = [row("a", "Blast", **torn), row("b", "Blasts", **torn), row("c", "Blast")]
+    assert apply(audited(*rows), "drop_conflicts")[0] == ["c"]
+    steps = (RecipeStep("rename_spellings"), RecipeStep("drop_conflicts"))
+    cleaned = clean(audited(*rows), Recipe("r", steps))
+    assert cleaned.manifest.counts() == {"Blast": 3}
+    assert cleaned.found.counts() == {"Blast": 2, "Blasts": 1}
+
+
+def test_strict_on_a_set_with_everything() -> None:
+    manifest = audited(
+        row("a"),
+        row("b", ""),
+        row("c", "n"),
+        row("d", sha256="a"),
+        row("e", issues=["damaged"]),
+        row("f", issues=["no_leukocyte"]),
+        row("g", group="g", issues=["same_cell"]),
+        row("h", group="g", issues=["same_cell"]),
+        row("i", group="i", issues=["turned_copy"]),
+        row("j", group="i", issues=["turned_copy"]),
+        row("k", issues=["likely_wrong_label", "blurred"]),
+        row("l", "BASOPHIL"),
+        row("m", "N, N"),
+    )
+    cleaned = clean(manifest, "strict")
+    assert cleaned.manifest.table["image"].to_list() == ["a", "c", "g", "h", "i", "k", "l"]
+    assert cleaned.manifest.counts() == {"BASOPHIL": 1, "N": 6}
+    assert cleaned.balance
+
+
 def test_nothing_left_is_an_error_that_shows_the_ledger() -> None:
     with pytest.raises(NoImagesError, match=r"drop_blank_labels dropped the last rows(?s:.)*rows"):
         clean(make(row("a", "")), "classic")
@@ -219,8 +388,13 @@ def test_recipes_survive_toml(name: str, tmp_path: Path) -> None:
     assert parse_recipe(odd.to_toml(), name="x") == odd
 
 
-def test_every_kind_of_step_is_tested_by_a_recipe() -> None:
-    assert {step.kind for step in load_recipe("classic").steps} == set(KINDS)
+def test_every_kind_of_step_is_in_a_recipe_that_people_can_copy() -> None:
+    steps = [step for name in RECIPES for step in load_recipe(name).steps]
+    assert {step.kind for step in steps} == set(KINDS)
+
+
+def test_only_strict_needs_the_audit() -> None:
+    assert [name for name in RECIPES if load_recipe(name).needs_audit] == ["strict"]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +418,11 @@ def test_every_kind_of_step_is_tested_by_a_recipe() -> None:
         ("[[steps]]\nkind = 'delete_share'\nclass = 'N'\nshare = true", RecipeError, "from 0 to 1"),
         ("[[steps]]\nkind = 'drop_classes'\nclasses = 'N'", RecipeError, "a list of class names"),
         ("[[steps]]\nkind = 'drop_classes'\nclasses = []", RecipeError, "a list of class names"),
+        ("[[steps]]\nkind = 'drop_issues'\nkinds = ['blured']", UnknownNameError, "'blurred'"),
+        ("[[steps]]\nkind = 'drop_issues'\nkinds = []", RecipeError, "a list of kinds of issues"),
+        ("[[steps]]\nkind = 'drop_issues'", RecipeError, "lacks 'kinds'"),
+        ("[[steps]]\nkind = 'keep_one_of_group'\nkinds = [3]", RecipeError, "kinds of issues"),
+        ("[[steps]]\nkind = 'apply_decisions'", UnknownNameError, "no step of the kind"),
     ],
 )
 def test_wrong_recipes_are_named(text: str, error: type[LeukoError], told: str) -> None:
@@ -274,9 +453,25 @@ def test_ledger_round_trip_and_text() -> None:
     assert lines[1].split() == ["(as", "read)", "4", "4", "1", "1", "1"]
     assert lines[2].split() == ["drop_blank_labels", "1", "3", "3", "1", "1", "1"]
     assert "delete_share: not in this set: NEUTROPHIL" in lines
+    assert all("renamed" in step for step in json.loads(ledger.to_json())["steps"])
     for wrong in ("", "[]", '{"steps": [{"a": 1}], "recipe": "x", "seed": 0}'):
         with pytest.raises(RecipeError, match="ledger"):
             Ledger.from_json(wrong)
+
+
+def test_ledger_with_new_labels_and_one_from_before_there_were_any() -> None:
+    manifest = make(row("a", "Blast"), row("b", "Blasts"), row("c", "Blast"))
+    ledger = clean(manifest, Recipe("r", (RecipeStep("rename_spellings"),))).ledger
+    assert Ledger.from_json(ledger.to_json()) == ledger
+    lines = ledger.describe().splitlines()
+    assert lines[0].split()[:4] == ["step", "dropped", "renamed", "rows"]
+    assert lines[2].split() == ["rename_spellings", "1", "3", "3", "3", "0"]
+    assert lines[3] == "rename_spellings: 'Blasts' → 'Blast' (1 ×)"
+    old = json.loads(clean(manifest, "minimal").ledger.to_json())
+    for step in old["steps"]:
+        del step["renamed"]
+    read = Ledger.from_json(json.dumps(old))
+    assert read == clean(manifest, "minimal").ledger
 
 
 def write_set(folder: Path) -> None:

@@ -55,6 +55,7 @@ class Manifest:
         name: Of the set, for people.
         layout: "kaggle-raw", "kaggle-augmented", "class-folders", "csv" or "demo".
         notes: What was decided while reading, in sentences for people.
+        audited: The issues hold what the audit found, and the groups join what it joined.
     """
 
     table: pl.DataFrame
@@ -62,6 +63,7 @@ class Manifest:
     name: str
     layout: str
     notes: tuple[str, ...] = ()
+    audited: bool = False
 
     def __len__(self) -> int:
         return len(self.table)
@@ -96,7 +98,7 @@ class Manifest:
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> None:
-    """Writes the manifest as one Parquet file; root, name, layout and notes go into its metadata.
+    """Writes the manifest as one Parquet file; all that isn't in the table goes into its metadata.
 
     The file appears whole or not at all.
 
@@ -109,6 +111,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         "name": manifest.name,
         "layout": manifest.layout,
         "notes": list(manifest.notes),
+        "audited": manifest.audited,
     }
     metadata = {_KEY: json.dumps(facts)}
     write_atomically(Path(path), lambda part: manifest.table.write_parquet(part, metadata=metadata))
@@ -131,13 +134,14 @@ def read_manifest(path: str | Path) -> Manifest:
             )
         root, name, layout = Path(facts["root"]), str(facts["name"]), str(facts["layout"])
         notes = tuple(str(note) for note in facts["notes"])
+        audited = facts.get("audited", False) is True  # unknown to older files
     except (OSError, KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise LabelTableError(
             f"{path} is no manifest that can be read ({type(error).__name__}: {error}); expected "
             "a file written by leuko.data.manifest.write_manifest. Scan the images again."
         ) from None
     _check_schema(table, str(path))
-    return Manifest(table.select(list(SCHEMA)), root, name, layout, notes)
+    return Manifest(table.select(list(SCHEMA)), root, name, layout, notes, audited)
 
 
 def _check_schema(table: pl.DataFrame, where: str) -> None:

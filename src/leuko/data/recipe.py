@@ -13,10 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from leuko.data import issues
 from leuko.data.steps import KINDS
 from leuko.errors import RecipeError, UnknownNameError, suggest
 
-RECIPES = ("classic", "minimal", "prepared")
+RECIPES = ("classic", "minimal", "prepared", "strict")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Recipe:
         for number, step in enumerate(self.steps, start=1):
             _check_step(step, f"recipe {self.name!r}, step {number}")
 
+    @property
+    def needs_audit(self) -> bool:
+        """Whether a step acts on what the audit finds."""
+        return any(KINDS[step.kind].needs_audit for step in self.steps)
+
     def to_toml(self) -> str:
         """The recipe as TOML that `load_recipe` reads."""
         lines = [f"name = {_toml(self.name)}", f"description = {_toml(self.description)}"]
@@ -52,7 +58,8 @@ def load_recipe(source: str | Path) -> Recipe:
     """Reads a recipe that ships with Leuko, by name, or from a TOML file.
 
     Raises:
-        UnknownNameError: Neither a recipe nor a file of that name, or an unknown step.
+        UnknownNameError: Neither a recipe nor a file of that name, or an unknown step, parameter or
+            kind of issue.
         RecipeError: The file can't be read, or a parameter is wrong.
     """
     if str(source) in RECIPES:
@@ -77,7 +84,7 @@ def parse_recipe(text: str, *, name: str) -> Recipe:
     """Reads a recipe from TOML text; ``name`` is used where the text gives none.
 
     Raises:
-        UnknownNameError: An unknown step or parameter.
+        UnknownNameError: An unknown step, parameter or kind of issue.
         RecipeError: It is no TOML, or a parameter is wrong.
     """
     try:
@@ -124,6 +131,12 @@ def _check_step(step: RecipeStep, where: str) -> None:
             raise RecipeError(
                 f"{where} ({step.kind}): found {key} = {value!r}; expected {expected}. Correct it."
             )
+        for name in value if key == "kinds" else ():
+            if name not in issues.KINDS:
+                raise UnknownNameError(
+                    f"{where} ({step.kind}): no kind of issue {name!r}. "
+                    f"{suggest(name, list(issues.KINDS))}"
+                )
     for key in known:
         if key not in step.parameters:
             raise RecipeError(
@@ -133,9 +146,13 @@ def _check_step(step: RecipeStep, where: str) -> None:
 
 def _misfit(key: str, value: object) -> str:
     """What a parameter should have been, or nothing if it fits."""
-    if key == "classes":
+    if key in ("classes", "kinds"):
         fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value) and value
-        return "" if fits else 'a list of class names, such as ["BASOPHIL"]'
+        what = {
+            "classes": 'class names, such as ["BASOPHIL"]',
+            "kinds": 'kinds of issues, such as ["no_leukocyte"]',
+        }
+        return "" if fits else f"a list of {what[key]}"
     if key == "share":
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return "" if number and 0 <= value <= 1 else "a number from 0 to 1"  # type: ignore[operator]

@@ -27,6 +27,7 @@ from leuko.judgement.canvas import (
     BASELINE_COLOUR,
     INK,
     MARKERS,
+    MODEL_COLOURS,
     QUIET,
     RULE,
     WASH,
@@ -42,6 +43,7 @@ from leuko.judgement.canvas import (
     short_names,
     styled,
 )  # fmt: skip
+from leuko.judgement.findings import points, triple
 from leuko.judgement.metrics import ReliabilityCurve
 from leuko.judgement.pictures import (
     draw_average_pictures,
@@ -52,8 +54,8 @@ from leuko.judgement.pictures import (
 
 __all__ = [
     "Difference", "Stage", "draw_average_pictures", "draw_boxes", "draw_class_counts",
-    "draw_comparison", "draw_confusions", "draw_cost", "draw_mistakes", "draw_reliability",
-    "draw_samples", "draw_training_curves", "save_figure",
+    "draw_comparison", "draw_confusions", "draw_cost", "draw_leak_meter", "draw_mistakes",
+    "draw_reliability", "draw_samples", "draw_training_curves", "save_figure",
 ]  # fmt: skip
 
 
@@ -494,3 +496,45 @@ def _steps(low: float, high: float) -> list[float]:
     steps = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
     inside = [s for s in steps if low <= s <= high]
     return inside if len(inside) <= 7 else [s for s in inside if f"{s:e}".startswith("1.0")]
+
+
+@styled
+def draw_leak_meter(meter: Mapping[str, Any]) -> Figure:
+    """What a leak is worth: per reader its score in a random and in a grouped split.
+
+    Args:
+        meter: ``rows`` of ``who``, ``random``, ``grouped`` and ``difference`` (random minus
+            grouped), each {value, low, high} in [0, 1] or null; ``metric``; ``majority``, the
+            score of always naming the commonest class, or null.
+    """
+    rows = list(meter["rows"])
+    names = short_names([str(row["who"]) for row in rows], 36)
+    figure = new_figure(WIDTH, 0.85 + 0.42 * max(1, len(rows)))
+    axes = figure.add_subplot()
+    sides = (("random", "random split", "s", MODEL_COLOURS[1], -0.14),
+             ("grouped", "groups kept together", "o", MODEL_COLOURS[0], 0.14))  # fmt: skip
+    for key, title, mark, colour, offset in sides:
+        scores = np.array([[100 * v for v in triple(row, key)] for row in rows]).reshape(-1, 3)
+        places = np.arange(len(rows)) + offset
+        axes.hlines(places, scores[:, 1], scores[:, 2], color=colour, lw=1.5, alpha=0.8)
+        axes.plot(scores[:, 0], places, mark, ms=4.8, color=colour, label=title)
+    if meter.get("majority") is not None:
+        axes.axvline(100 * meter["majority"], color=QUIET, lw=0.8, ls=(0, (4, 3)),
+                     label="commonest class", zorder=0)  # fmt: skip
+    axes.annotate("random − grouped, points", (1, 1), (6, 4), weight="bold", size=6.8,
+                  xycoords="axes fraction", textcoords="offset points")  # fmt: skip
+    for y, row in enumerate(rows):
+        value, low, high = (points(v) for v in triple(row, "difference"))
+        axes.annotate(f"{value}  ({low} to {high})", (1, y), (6, 0), va="center", size=6.8,
+                      xycoords=("axes fraction", "data"), textcoords="offset points",
+                      annotation_clip=False)  # fmt: skip
+    axes.set_yticks(range(len(rows)), [names[str(row["who"])] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    what = str(meter.get("metric", "accuracy"))
+    axes.set_xlabel(METRIC_TITLES.get(what, plain(what.replace("_", " "), 30)))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False,
+                fontsize=6.8, borderaxespad=0.1, columnspacing=1.4, handletextpad=0.5)  # fmt: skip
+    return figure

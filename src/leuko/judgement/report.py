@@ -188,6 +188,8 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     }  # fmt: skip
     if len(run.models) < 2:
         del figures["cost"]
+    if results.get("leak_meter"):
+        figures["leak_meter"] = plots.draw_leak_meter(results["leak_meter"])
     return figures
 
 
@@ -293,14 +295,14 @@ def write_report(run: Path) -> Path:
     pictures = {}
     for name, figure in draw_figures(record).items():
         png, svg = plots.save_figure(figure, record.folder / "figures", name)
-        pictures[name] = _embed(png, svg)
+        pictures[name] = embed_figure(png, svg)
     page = _render(record, pictures)
     path = record.folder / "report.html"
     with explain_storage_faults(path):
         return write_atomically(path, page)
 
 
-def _embed(png: Path, svg: Path) -> str:
+def embed_figure(png: Path, svg: Path) -> str:
     """The figure as a data URI: the drawing, unless it is so large that the picture is better."""
     small = svg.stat().st_size <= max(LARGEST_SVG, png.stat().st_size)
     pixels = b"data:image/png;base64" in svg.read_bytes()
@@ -309,7 +311,16 @@ def _embed(png: Path, svg: Path) -> str:
 
 
 def _render(run: Run, pictures: Mapping[str, str]) -> str:
-    """Fills the template; autoescape is on for everything."""
+    return fill_template("report.html.j2", {**_facts(run), "figures": pictures})
+
+
+def fill_template(name: str, facts: Mapping[str, Any]) -> str:
+    """Fills a template of ``templates/``; autoescape is on for everything.
+
+    Args:
+        name: File name of the template.
+        facts: Everything that it shows; to leave out a name that it uses is an error.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -320,7 +331,7 @@ def _render(run: Run, pictures: Mapping[str, str]) -> str:
         percent=findings.percent, points=findings.points, number=_number, count=_count, p=_p_value
     )
     environment.globals.update(triple=findings.triple, quantity=findings.quantity)
-    return environment.get_template("report.html.j2").render(_facts(run), figures=pictures)
+    return environment.get_template(name).render(facts)
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -340,8 +351,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "limits": findings.limits(results, lost), "issues": _count_issues(run.manifest),
         "steps": run.steps, "stages": _stages(run), "found": run.found,
         "folds": _fold_sizes(run), "protocol_rows": _protocol_rows(protocol, results),
-        "environment": _flatten({k: v for k, v in run.environment.items() if k != "command"}),
-        "times": _flatten(results.get("times") or {}), "config": run.config,
+        "environment": flatten({k: v for k, v in run.environment.items() if k != "command"}),
+        "times": flatten(results.get("times") or {}), "config": run.config,
         "hashes": _hashes(run.folder), "mistakes": _count_mistakes(run), "side": run.cells.shape[1],
         "version": run.environment.get("leuko") or _toml(run.config).get("version") or "",
         "metric": (results["pairs"] or [{}])[0].get("metric", "accuracy"),
@@ -420,7 +431,7 @@ def _protocol_rows(
         name = PROTOCOL_NAMES.get(key, key.replace("_", " "))
         value = protocol[key]
         if isinstance(value, dict):
-            rows += [(f"{name}: {k}", v) for k, v in _flatten(value)]
+            rows += [(f"{name}: {k}", v) for k, v in flatten(value)]
         else:
             rows.append((name, _text(value)))
     return [*rows, ("rule for the best", _text(results.get("best_rule") or "not recorded"))]
@@ -435,13 +446,13 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _flatten(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
     """Nested mappings as rows of name and text."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{above} · {key}" if above else str(key)
         if isinstance(value, dict):
-            rows += _flatten(value, name)
+            rows += flatten(value, name)
         else:
             rows.append((name.replace("_", " "), _text(value)))
     return rows
