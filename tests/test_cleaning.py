@@ -213,7 +213,8 @@ def test_steps_that_need_the_audit_refuse_a_set_without() -> None:
         RecipeError, match=r"\(drop_issues\), and set was never audited.*leuko.audit"
     ):
         apply(make(*rows), "drop_issues", kinds=["blurred"])
-    with pytest.raises(RecipeError, match=r"'strict'.*\(drop_issues, keep_one_of_group\)"):
+    names = r"drop_cell_conflicts, drop_issues, keep_one_of_group"
+    with pytest.raises(RecipeError, match=rf"'strict'.*\({names}\)"):
         clean(make(*rows), "strict")
     assert apply(audited(*rows), "drop_issues", kinds=["blurred"])[0] == ["b"]
 
@@ -256,13 +257,13 @@ def test_exact_duplicates_keep_the_first_and_choose_no_label() -> None:
 def test_conflicts_that_the_audit_found_go_whole() -> None:
     torn = {"issues": ["label_conflict", "same_cell"], "group": "one"}
     rows = [row("a", "N", **torn), row("b", "E", **torn), row("c", "N", group="one"), row("d")]
-    kept, step = apply(audited(*rows), "drop_conflicts")
+    kept, step = apply(audited(*rows), "drop_cell_conflicts")
     assert kept == ["c", "d"]
     assert reasons(step)["a"] == "images of one cell are labelled E and N"
     # That the other label's class is left out doesn't make this one right.
     rows += [row("e", "Blast"), row("f", "Blasts")]
     first = RecipeStep("drop_classes", {"classes": ["E"]})
-    steps = first, RecipeStep("rename_spellings"), RecipeStep("drop_conflicts")
+    steps = first, RecipeStep("rename_spellings"), RecipeStep("drop_cell_conflicts")
     cleaned = clean(audited(*rows), Recipe("r", steps))
     assert cleaned.manifest.table["image"].to_list() == ["c", "d", "e", "f"]
 
@@ -339,8 +340,8 @@ def test_spellings_of_one_word_are_one(words: list[str]) -> None:
 def test_a_plural_is_no_conflict_once_it_is_renamed() -> None:
     torn = {"issues": ["label_conflict"], "group": "one"}
     rows = [row("a", "Blast", **torn), row("b", "Blasts", **torn), row("c", "Blast")]
-    assert apply(audited(*rows), "drop_conflicts")[0] == ["c"]
-    steps = (RecipeStep("rename_spellings"), RecipeStep("drop_conflicts"))
+    assert apply(audited(*rows), "drop_cell_conflicts")[0] == ["c"]
+    steps = (RecipeStep("rename_spellings"), RecipeStep("drop_cell_conflicts"))
     cleaned = clean(audited(*rows), Recipe("r", steps))
     assert cleaned.manifest.counts() == {"Blast": 3}
     assert cleaned.found.counts() == {"Blast": 2, "Blasts": 1}

@@ -228,7 +228,7 @@ def test_keep_among_copies(tmp_path: Path) -> None:
 def test_a_conflict_lasts_until_a_person_settles_it(text: str, kept: str, tmp_path: Path) -> None:
     torn = {"issues": ["label_conflict"], "group": "one"}
     manifest = audited(row("a", "N", **torn), row("b", "E", **torn), row("x"), row("y"))
-    cleaned = run(manifest, decide(tmp_path, text), "drop_conflicts")
+    cleaned = run(manifest, decide(tmp_path, text), "drop_cell_conflicts")
     assert left(cleaned) == [*kept, "y"]
     assert all("label_conflict" in issues for issues in manifest.table["issues"][:2])
 

@@ -1,366 +1,330 @@
-"""Finds what is wrong with a set of images before any model is believed.
+"""The audit: what is wrong with a set of images, before any model is believed.
 
-So far one question: **which fields show the same physical leukocyte?** A slide that was walked
-twice gives two photographs of one cell, shifted, sometimes with other focus and exposure, often
-many file numbers apart. Whoever splits such a set by file trains on the cells that are tested.
+    manifest → what its rows say ┐
+       files → measurements ─────┼→ issues, groups → the manifest with both
+               annotations ──────┘
 
-    fields → flattened pictures → landmarks → nearest neighbours → votes for a shift
-           → correlation of what overlaps → leukocytes that lie on each other → pairs → groups
-
-Landmarks are extrema of the flattened picture (red cells, platelets, nuclei), so that a cell that
-is cut by the border is found by its neighbours. The search is by nearest neighbours in a tree:
-no pair of images is compared unless two landmarks agree on one shift.
+One table of issues; each kind is found by one small function, here or in `leuko.data.copies` and
+`leuko.data.quality`. Likely wrong labels need a model and are added by `leuko.inspection`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial import KDTree
 
-from leuko.data.image import read_image, resize_image
-from leuko.data.leukocytes import Leukocyte, estimate_set_scales, find_leukocytes
+from leuko.data.annotations import Box, read_boxes
+from leuko.data.copies import (
+    Pair,
+    describe_conflicts,
+    describe_copies,
+    find_pairs,
+    join_groups,
+    join_sets,
+)
+from leuko.data.issues import KINDS, Issue
 from leuko.data.manifest import Manifest
-from leuko.errors import ImageError
+from leuko.data.measurements import Measured, measure_images
+from leuko.data.quality import judge_leukocytes, judge_light
+from leuko.data.steps import normalise_spelling
+from leuko.errors import AnnotationError
 
-GRAIN = 1.72  # px per µm of the flattened pictures: 640 × 480 becomes 80 × 60
-PATCH = 9  # px, half the side of the surroundings that describe a landmark (5 µm)
-CORRELATION = 0.85  # of what overlaps: in the raw set true pairs ≥ 0.91, others ≤ 0.81
-EVIDENCE = 6.5  # correlation weighed by the overlap, see `_weigh`: true ≥ 7.2, others ≤ 6.0
-SCALE_SAMPLE = 60  # images of one size, evenly spaced: their median is certain to about 1 %
-CERTAIN = 0.35  # score from which a leukocyte counts; low, because it has to be seen twice
+IMBALANCE = 10  # times as many images of the most frequent as of the rarest class
+DAMAGE = ("truncated", "damaged", "checksum")  # reasons of the decoder that mean a broken file
+EXTENSIONS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"), "PNG": ("png",), "BMP": ("bmp", "dib"),
+    "TIFF": ("tif", "tiff"),
+}  # fmt: skip
+# A set's own groups of copies are believed if at least this share of their images is linked to
+# another of the group by what the pictures show.
+BELIEVED = 0.5
+ENOUGH = 20  # images in groups, below which the set's own groups are not judged
 
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int_]
+Say = Callable[[str, int, int], None]  # what is done, done, in all
 
 
 @dataclass(frozen=True)
-class SameCell:
-    """Two images that show the same physical leukocyte.
+class Audit:
+    """What was found.
 
     Attributes:
-        image_a: Id of the first image, in the order of the manifest.
-        image_b: Id of the second.
-        score: Correlation of the part that both show, in [0.85, 1]; 1 for identical files.
-        evidence: Correlation weighed by the size of that part; infinite for
-            identical files; above 6.5 it can't be chance.
-        overlap: Share of the smaller image that both show, in (0, 1].
-        shift: (dx, dy): a point (x, y) of image a lies at (x + dx, y + dy) of image b, in px of b.
-        cells: Boxes (x0, y0, x1, y1) in image a of the leukocytes that both show.
-        labels_a: Labels of the first image.
-        labels_b: Labels of the second.
+        manifest: The set with groups joined, and with a code in ``issues`` for each issue of a row.
+        issues: In the order of `leuko.data.issues.KINDS`, the worst of a kind first.
+        groups: Images that show the same cell or come from one source, two and more.
+        pairs: What the groups rest on.
+        scores: One row per measured image: ``image`` and a column per kind that is a matter of
+            degree, in [0, 1].
+        measured: Per image what the issues rest on.
+        drawn: Boxes of white cells that a person drew, where the set has some.
+        looked_for: The kinds that were looked for.
     """
 
-    image_a: str
-    image_b: str
-    score: float
-    evidence: float
-    overlap: float
-    shift: tuple[float, float]
-    cells: tuple[tuple[float, float, float, float], ...]
-    labels_a: tuple[str, ...] = ()
-    labels_b: tuple[str, ...] = ()
+    manifest: Manifest
+    issues: tuple[Issue, ...]
+    groups: tuple[tuple[str, ...], ...]
+    pairs: tuple[Pair, ...]
+    scores: pl.DataFrame
+    measured: Mapping[str, Measured]
+    drawn: Mapping[str, Sequence[Box]] = field(default_factory=dict)
+    looked_for: frozenset[str] = frozenset(KINDS)
 
-    @property
-    def conflict(self) -> bool:
-        """Both images are labelled, and no label is common to them."""
-        return bool(self.labels_a and self.labels_b) and not set(self.labels_a) & set(self.labels_b)
+    def count(self) -> dict[str, int]:
+        """Issues per kind, of the kinds that occur."""
+        found = Counter(issue.kind for issue in self.issues)
+        return {kind: found[kind] for kind in KINDS if found[kind]}
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``leuko audit --json`` prints it."""
+        return {
+            "name": self.manifest.name,
+            "layout": self.manifest.layout,
+            "images": self.manifest.table["image"].n_unique(),
+            "rows": len(self.manifest),
+            "counts": self.manifest.counts(),
+            "looked_for": [kind for kind in KINDS if kind in self.looked_for],
+            "issues": [issue.to_json() for issue in self.issues],
+            "groups": [list(group) for group in self.groups],
+        }
 
 
-@dataclass
-class _Field:
-    """What is kept of one image."""
-
-    image: str
-    sha256: str | None
-    labels: tuple[str, ...]
-    flat: FloatArray  # (h, w), local mean 0 and local deviation about 1
-    cells: list[Leukocyte]
-    zoom: float  # px of the flattened picture per px of the field
-    landmarks: IntArray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int_))  # y, x
-
-
-def measure_set_scales(
-    root: Path, rows: Iterable[tuple[str | Path, int, int]]
-) -> dict[tuple[int, int], float]:
-    """One scale for each picture size of a set, from up to `SCALE_SAMPLE` of its images.
+def find_issues(
+    manifest: Manifest,
+    *,
+    folds: int = 5,
+    workers: int = 1,
+    say: Say | None = None,
+) -> Audit:
+    """Looks for every kind of issue that needs no model.
 
     Args:
-        root: Folder that the paths are relative to.
-        rows: (path, width, height) of each image; files that can't be read are left out.
+        manifest: As `leuko.data.sources.scan` gives it.
+        folds: That a study would use; classes with fewer groups are named.
+        workers: Processes; they change the time, never the result.
+        say: Called with what is being done, how much of it is done, and how much there is.
 
     Returns:
-        {(height, width): pixels per µm}; hand the value to `find_leukocytes`.
+        The audit; the manifest in it is marked as audited.
     """
-    by_size: dict[tuple[int, int], list[str | Path]] = defaultdict(list)
-    for path, width, height in rows:
-        by_size[height, width].append(path)
-
-    def pictures() -> Iterator[NDArray[np.uint8]]:
-        for same in by_size.values():
-            for path in same[:: -(-len(same) // SCALE_SAMPLE)]:
-                with suppress(ImageError):
-                    yield read_image(root / path)
-
-    return estimate_set_scales(pictures())
-
-
-def find_same_cells(manifest: Manifest) -> list[SameCell]:
-    """Finds the pairs of images that show the same physical leukocyte.
-
-    Images that can't be read, and rows without an image, are left out.
-
-    Args:
-        manifest: Any set of fields or of single cells. Images of one size are taken to have one
-            scale; their orientation has to be the same (turned copies are not found).
-
-    Returns:
-        One `SameCell` for each pair, ordered by the manifest. Three photographs of one cell give
-        up to three pairs.
-    """
-    fields = _read_fields(manifest)
-    found: dict[tuple[int, int], SameCell] = {}
-    by_hash: dict[str, int] = {}
-    for b, this in enumerate(fields):
-        if this.sha256 is not None and (a := by_hash.setdefault(this.sha256, b)) != b:
-            found[a, b] = _pair(fields[a], this, (1.0, np.inf, 1.0, (0, 0)), fields[a].cells)
-    for (a, b), shifts in _vote(fields).items():
-        if (a, b) in found:
-            continue
-        outcomes = [_correlate(fields[a].flat, fields[b].flat, shift) for shift in shifts]
-        outcome = max(outcomes, key=lambda o: (o[1], o[3]))
-        if outcome[0] < CORRELATION or outcome[1] < EVIDENCE:
-            continue
-        cells = _match_cells(fields[a], fields[b], outcome[3])
-        if cells or outcome[2] > 0.9:  # copies of a picture count even if no cell was found
-            found[a, b] = _pair(fields[a], fields[b], outcome, cells)
-    return [found[key] for key in sorted(found)]
-
-
-def group_same_cells(manifest: Manifest, pairs: Iterable[SameCell] | None = None) -> Manifest:
-    """Writes the groups: images that show the same physical leukocyte share a group.
-
-    What shared a group before still does; a joined group takes the first of the names.
-    Contradicting labels within a pair add the issue ``label_conflict`` to both images.
-
-    Args:
-        manifest: The set.
-        pairs: What `find_same_cells` found; None searches now.
-    """
-    pairs = list(find_same_cells(manifest) if pairs is None else pairs)
-    table = manifest.table
-    parent: dict[str, str] = {name: name for name in table["group"].unique().to_list()}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    groups: dict[str, list[str]] = defaultdict(list)
-    for image, group in table.select("image", "group").iter_rows():
-        groups[image].append(group)
-    joined = [[*groups[pair.image_a], *groups[pair.image_b]] for pair in pairs]
-    for names in [*joined, *groups.values()]:
-        roots = sorted({root(name) for name in names})
-        for other in roots[1:]:
-            parent[other] = roots[0]
-    conflicting = {i for pair in pairs if pair.conflict for i in (pair.image_a, pair.image_b)}
+    measured = measure_images(
+        manifest, workers=workers, progress=say and (lambda n, m: say("measuring images", n, m))
+    )
+    pairs = find_pairs(
+        manifest, measured, threads=workers,
+        progress=say and (lambda n, m: say("comparing pictures", n, m)),
+    )  # fmt: skip
+    drawn = read_drawn(manifest)
+    trusted, doubts = judge_given_groups(manifest, pairs)
+    manifest = join_groups(manifest, pairs, trust_given=trusted)
+    numbers = count_labels(manifest)
+    lights, light_scores = judge_light(measured)
+    cells, cell_scores = judge_leukocytes(measured, numbers)
     issues = [
-        [*had, "label_conflict"] if image in conflicting and "label_conflict" not in had else had
+        *check_files(manifest, measured),
+        *check_rows(manifest),
+        *check_spelling(manifest),
+        *describe_copies(pairs),
+        *describe_conflicts(manifest, pairs),
+        *doubts,
+        *check_split(manifest),
+        *check_boxes(numbers, drawn),
+        *cells,
+        *lights,
+        *check_classes(manifest, folds),
+    ]
+    scores = pl.DataFrame({"image": list(measured), **light_scores, **cell_scores})
+    audit = Audit(
+        manifest, (), list_groups(manifest), tuple(pairs), scores, measured, drawn,
+        frozenset(KINDS) - {"likely_wrong_label"},
+    )  # fmt: skip
+    return add_issues(replace(audit, manifest=replace(manifest, audited=True)), issues)
+
+
+def add_issues(audit: Audit, issues: Iterable[Issue]) -> Audit:
+    """The audit with more issues: sorted into the list, and their codes written on the rows."""
+    order = {kind: i for i, kind in enumerate(KINDS)}
+    found = sorted([*audit.issues, *issues], key=lambda i: (order[i.kind], -i.score, i.images))
+    codes: dict[str, list[str]] = defaultdict(list)
+    for issue in found:
+        for image in issue.images:
+            if issue.kind not in codes[image]:
+                codes[image].append(issue.kind)
+    table = audit.manifest.table
+    written = [
+        [*had, *(code for code in codes[image] if code not in had)]
         for image, had in table.select("image", "issues").iter_rows()
     ]
-    return manifest.with_table(
-        table.with_columns(
-            pl.Series("group", [root(name) for name in table["group"]], dtype=pl.String()),
-            pl.Series("issues", issues, dtype=pl.List(pl.String())),
-        )
-    )
+    column = pl.Series("issues", written, dtype=pl.List(pl.String()))
+    manifest = audit.manifest.with_table(table.with_columns(column))
+    return replace(audit, manifest=manifest, issues=tuple(found))
 
 
-_Outcome = tuple[float, float, float, tuple[int, int]]  # score, evidence, overlap, (dy, dx)
+def list_groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
+    """The groups of two and more images, in the order of the manifest."""
+    groups: dict[str, dict[str, None]] = defaultdict(dict)
+    for image, group in manifest.table.select("image", "group").iter_rows():
+        groups[group][image] = None
+    return tuple(tuple(images) for images in groups.values() if len(images) > 1)
 
 
-def _pair(a: _Field, b: _Field, outcome: _Outcome, cells: list[Leukocyte]) -> SameCell:
-    score, evidence, overlap, (dy, dx) = outcome
-    boxes = tuple((c.x0, c.y0, c.x1, c.y1) for c in cells)
-    shift = (dx / b.zoom, dy / b.zoom)
-    return SameCell(a.image, b.image, score, evidence, overlap, shift, boxes, a.labels, b.labels)
+def count_labels(manifest: Manifest) -> dict[str, int]:
+    """How many labels each image with a file has: the most that one of its rows names."""
+    numbers: dict[str, int] = {}
+    for image, path, labels in manifest.table.select("image", "path", "labels").iter_rows():
+        if path is not None:
+            numbers[image] = max(numbers.get(image, 0), len(labels or ()))
+    return numbers
 
 
-def _read_fields(manifest: Manifest) -> list[_Field]:
-    """Every readable image once, in the order of the manifest."""
-    rows: dict[str, tuple[Path, str | None, set[str], tuple[int, int]]] = {}
-    columns = ("image", "path", "sha256", "labels", "height", "width")
-    for image, path, sha256, labels, height, width in manifest.table.select(columns).iter_rows():
-        if path is not None and height is not None:
-            row = rows.setdefault(
-                image, (manifest.root / path, sha256, set(), (int(height), int(width)))
-            )
-            row[2].update(labels or ())
-    sizes = [(file, width, height) for file, _, _, (height, width) in rows.values()]
-    scales = measure_set_scales(manifest.root, sizes)
-    fields = []
-    for image, (file, sha256, labels, size) in rows.items():
-        try:
-            pixels = read_image(file)
-        except ImageError:
-            continue
-        scale = scales.get(size) or estimate_set_scales([pixels])[pixels.shape[0], pixels.shape[1]]
-        cells = [cell for cell in find_leukocytes(pixels, scale) if cell.score >= CERTAIN]
-        flat = _flatten(pixels, GRAIN / scale)
-        kept = _Field(image, sha256, tuple(sorted(labels)), flat, cells, GRAIN / scale)
-        kept.landmarks = _find_landmarks(flat)
-        fields.append(kept)
-    return fields
-
-
-def _flatten(pixels: NDArray[np.uint8], zoom: float) -> FloatArray:
-    """(h, w): green density, small, without shading, exposure and contrast of the photograph."""
-    height, width = (max(8, round(side * zoom)) for side in pixels.shape[:2])
-    small = resize_image(pixels, height, width)[..., 1].astype(np.float32)
-    density = -np.log(np.maximum(small, 4))
-    density -= ndimage.gaussian_filter(density, 6.0)
-    deviation = np.sqrt(ndimage.gaussian_filter(density**2, 8.0)) + 0.02
-    flat: FloatArray = (density / deviation).astype(np.float32)
-    return flat
-
-
-def _find_landmarks(flat: FloatArray, most: int = 80) -> IntArray:
-    """(n, 2) y, x of the strongest extrema, at least 3 px from the border."""
-    smooth = np.abs(ndimage.gaussian_filter(flat, 1.5))
-    peak = smooth == ndimage.maximum_filter(smooth, 5)
-    peak[:3], peak[-3:], peak[:, :3], peak[:, -3:] = False, False, False, False
-    at = np.argwhere(peak)
-    order = np.argsort(-smooth[peak], kind="stable")[:most]
-    return at[order]
-
-
-def _describe(fields: list[_Field], parts: int = 16) -> tuple[FloatArray, IntArray, IntArray]:
-    """Descriptors (n, parts) of all landmarks, their fields (n,) and places (n, 2)."""
-    offsets = np.arange(-PATCH, PATCH + 1, 2)
-    patches, owners, places = [], [], []
-    for k, this in enumerate(fields):
-        if not len(this.landmarks):
-            continue
-        smooth = np.pad(ndimage.gaussian_filter(this.flat, 1.0), PATCH)
-        ys = this.landmarks[:, 0, None, None] + PATCH + offsets[None, :, None]
-        xs = this.landmarks[:, 1, None, None] + PATCH + offsets[None, None, :]
-        patches.append(smooth[ys, xs].reshape(len(this.landmarks), -1))
-        owners.append(np.full(len(this.landmarks), k))
-        places.append(this.landmarks)
-    if not patches:
-        return np.zeros((0, parts), np.float32), np.zeros(0, np.int_), np.zeros((0, 2), np.int_)
-    stack = np.concatenate(patches)
-    stack -= stack.mean(axis=0)
-    # Sums by einsum and rounded axes: BLAS adds in another order with another number of threads.
-    spread = np.einsum("ni,nj->ij", stack, stack, dtype=np.float64, optimize=False)
-    _, axes = np.linalg.eigh(spread)  # principal components, the largest last
-    axes = axes[:, -parts:].round(6).astype(np.float32)
-    return (
-        np.einsum("ni,ij->nj", stack, axes, optimize=False),
-        np.concatenate(owners),
-        np.concatenate(places),
-    )
-
-
-def _vote(fields: list[_Field], neighbours: int = 8) -> dict[tuple[int, int], set[tuple[int, int]]]:
-    """{(a, b): shifts (dy, dx)} on which at least two landmarks agree, with a < b.
-
-    Votes are counted in cells of 4 px that overlap by half, so that none is split by a border.
-    """
-    points, owners, places = _describe(fields)
-    if len(points) < 2:
+def read_drawn(manifest: Manifest) -> dict[str, list[Box]]:
+    """Boxes of white cells from ``Annotations/*.xml`` beside the images, where there are some."""
+    drawn = {}
+    folder = manifest.root / "Annotations"
+    if not folder.is_dir():
         return {}
-    # eps=1: the neighbours need not be the very nearest, since one vote more or less is no
-    # matter; the search is eight times as fast.
-    _, near = KDTree(points).query(points, k=min(len(points), neighbours + 1), eps=1.0)
-    a = np.repeat(np.arange(len(points)), near.shape[1])
-    b = near.ravel()
-    forward = owners[a] < owners[b]
-    backward = owners[a] > owners[b]
-    first = np.concatenate([a[forward], b[backward]])
-    second = np.concatenate([b[forward], a[backward]])
-    links = np.unique(np.stack([first, second], axis=1), axis=0)
-    shifts = places[links[:, 1]] - places[links[:, 0]]
-    pairs = owners[links]
-    votes: dict[tuple[int, int], set[tuple[int, int]]] = defaultdict(set)
-    for grid_y in (0, 2):
-        for grid_x in (0, 2):
-            bins = (shifts + np.array([grid_y, grid_x])) // 4
-            keys, index, counts = np.unique(
-                np.concatenate([pairs, bins], axis=1), axis=0, return_index=True, return_counts=True
-            )
-            for key, at in zip(keys[counts >= 2], index[counts >= 2], strict=True):
-                votes[int(key[0]), int(key[1])].add((int(shifts[at, 0]), int(shifts[at, 1])))
-    return votes
+    for image in manifest.table["image"].unique(maintain_order=True):
+        with suppress(AnnotationError, OSError, ValueError):
+            if (file := folder / f"{image}.xml").is_file():
+                drawn[image] = [b for b in read_boxes(file) if b.name.casefold() == "wbc"]
+    return drawn
 
 
-def _correlate(a: FloatArray, b: FloatArray, shift: tuple[int, int], reach: int = 2) -> _Outcome:
-    """The best correlation within `reach` px of a shift."""
-    best: _Outcome = (-1.0, -np.inf, 0.0, shift)
-    smaller = min(a.size, b.size)
-    for dy in range(shift[0] - reach, shift[0] + reach + 1):
-        for dx in range(shift[1] - reach, shift[1] + reach + 1):
-            part_a = a[max(0, -dy) : b.shape[0] - dy, max(0, -dx) : b.shape[1] - dx]
-            part_b = b[max(0, dy) : a.shape[0] + dy, max(0, dx) : a.shape[1] + dx]
-            if min(part_a.shape) < 8 or part_a.size < 0.07 * smaller:
-                continue
-            norm = float(np.sqrt((part_a**2).sum() * (part_b**2).sum()))
-            score = float((part_a * part_b).sum()) / max(norm, 1e-6)
-            evidence = _weigh(score, part_a.size)
-            if evidence > best[1]:
-                best = (score, evidence, part_a.size / smaller, (dy, dx))
-    return best
+# --- kinds ----------------------------------------------------------------------------------------
 
 
-def _weigh(score: float, size: int) -> float:
-    """Fisher's z over its spread for `size` px, of which 25 count as one independent."""
-    return float(np.arctanh(min(score, 0.99)) * np.sqrt(size / 25))
+def check_files(manifest: Manifest, measured: Mapping[str, Measured]) -> list[Issue]:
+    """Files that can't be read, are broken or padded, or are of another format than they say."""
+    issues = []
+    paths = dict(manifest.table.select("image", "path").iter_rows())
+    for row in manifest.unreadable():
+        broken = row["reason"] in DAMAGE
+        kind = "damaged" if broken else "unreadable"
+        issues.append(Issue(kind, (row["image"],), f"can't be decoded: {row['reason']}"))
+    for image, m in measured.items():
+        if m.trailing:
+            detail = f"{m.trailing:,} bytes after the end of the picture"
+            issues.append(Issue("damaged", (image,), detail))
+        suffix = paths[image].rpartition(".")[2].lower()
+        if m.format in EXTENSIONS and suffix not in EXTENSIONS[m.format]:
+            issues.append(Issue("wrong_extension", (image,), f"{m.format} named .{suffix}"))
+    return issues
 
 
-def _match_cells(a: _Field, b: _Field, shift: tuple[int, int]) -> list[Leukocyte]:
-    """The leukocytes of a that lie, after the shift, on a leukocyte of b.
+def check_rows(manifest: Manifest) -> list[Issue]:
+    """Labels without image, images without label, more than one label."""
+    issues = []
+    seen: set[tuple[str, str]] = set()
+    columns = ("image", "path", "row", "labels", "label_written")
+    for image, path, row, labels, written in manifest.table.select(columns).iter_rows():
+        where = f"row {row}: " if row is not None else ""
+        if labels and path is None:
+            found = "no_image", f"{where}{', '.join(labels)}, but no image"
+        elif not labels and path is not None:
+            found = "no_label", f"{where}blank label" if row is not None else "no row names it"
+        elif len(labels) > 1:
+            found = "many_labels", f"{where}{written}"
+        else:
+            continue
+        if (found[0], image) not in seen:
+            seen.add((found[0], image))
+            issues.append(Issue(found[0], (image,), found[1]))
+    return issues
 
-    Boxes are compared within the common part, because a border may cut one of them.
+
+def check_spelling(manifest: Manifest) -> list[Issue]:
+    """Classes that are written in several ways; one issue per class, with the rarer spellings."""
+    counts: Counter[str] = Counter()
+    images: dict[str, dict[str, None]] = defaultdict(dict)
+    for image, labels in manifest.table.select("image", "labels").iter_rows():
+        for label in labels or ():
+            counts[label] += 1
+            images[label][image] = None
+    issues = []
+    for same in join_sets((f"={normalise_spelling(label)}", label) for label in counts):
+        spellings = sorted((s for s in same if s in counts), key=lambda s: (-counts[s], s))
+        if len(spellings) > 1:
+            odd = tuple(image for s in spellings[1:] for image in images[s])
+            told = ", ".join(f"{s!r} {counts[s]}" for s in spellings)
+            issues.append(Issue("spelling", odd, f"one class in {len(spellings)} spellings: {told}"))
+    return issues
+
+
+def judge_given_groups(manifest: Manifest, pairs: Sequence[Pair]) -> tuple[bool, list[Issue]]:
+    """Whether the set's own groups are what they claim to be, where that can be seen.
+
+    Only the augmented Kaggle set claims that a group is one source picture, so that its images
+    must look alike. Elsewhere a group may be a slide or a patient, which no picture shows.
     """
-    dy, dx = shift
-    height, width = b.flat.shape
-    matched = []
-    for cell in a.cells:
-        mine = _clip(_move(cell, a.zoom, dx, dy), 0, 0, width, height)
-        for other in b.cells:
-            theirs = _clip(
-                _move(other, b.zoom, 0, 0), dx, dy, dx + a.flat.shape[1], dy + a.flat.shape[0]
-            )
-            if mine is not None and theirs is not None and _overlap(mine, theirs) > 0.4:
-                matched.append(cell)
-                break
-    return matched
+    if manifest.layout != "kaggle-augmented":
+        return True, []
+    group = dict(manifest.table.select("image", "group").iter_rows())
+    sizes = Counter(group.values())
+    grouped = [image for image, name in group.items() if sizes[name] > 1]
+    if len(grouped) < ENOUGH:
+        return True, []
+    linked = {i for p in pairs if group[p.a] == group[p.b] for i in (p.a, p.b)}
+    share = len(linked) / len(grouped)
+    if share >= BELIEVED:
+        return True, []
+    detail = (
+        f"the numbers in the file names join {len(grouped)} images into groups, but only "
+        f"{len(linked)} of them ({share:.0%}) look like another one of their group: the numbers "
+        "don't say which source an image was made from"
+    )
+    return False, [Issue("wrong_group", (), detail, 1 - share)]
 
 
-_Box = tuple[float, float, float, float]
+def check_split(manifest: Manifest) -> list[Issue]:
+    """Groups that are in several parts of the set's own split."""
+    parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for image, group, part in manifest.table.select("image", "group", "split").iter_rows():
+        if part is not None:
+            parts[group][part].append(image)
+    return [
+        Issue(
+            "split_leak",
+            tuple(image for images in found.values() for image in images),
+            " and ".join(f"{len(images)} in {part}" for part, images in sorted(found.items())),
+        )
+        for found in parts.values()
+        if len(found) > 1
+    ]
 
 
-def _move(cell: Leukocyte, zoom: float, dx: float, dy: float) -> _Box:
-    return cell.x0 * zoom + dx, cell.y0 * zoom + dy, cell.x1 * zoom + dx, cell.y1 * zoom + dy
+def check_boxes(numbers: Mapping[str, int], drawn: Mapping[str, Sequence[Box]]) -> list[Issue]:
+    """Images with another number of drawn white cells than of labels."""
+    issues = []
+    for image, boxes in drawn.items():
+        labels = numbers.get(image, 0)
+        if labels and len(boxes) != labels:
+            shown = [[[b.x0, b.y0, b.x1, b.y1] for b in boxes]]
+            detail = f"{len(boxes)} drawn, {labels} labelled"
+            issues.append(Issue("box_count", (image,), detail, evidence={"boxes": shown}))
+    return issues
 
 
-def _clip(box: _Box, x0: float, y0: float, x1: float, y1: float) -> _Box | None:
-    clipped = (max(box[0], x0), max(box[1], y0), min(box[2], x1), min(box[3], y1))
-    return clipped if clipped[2] - clipped[0] > 1 and clipped[3] - clipped[1] > 1 else None
-
-
-def _overlap(a: _Box, b: _Box) -> float:
-    """Intersection over union."""
-    both = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / (sum(areas) - both)
+def check_classes(manifest: Manifest, folds: int) -> list[Issue]:
+    """Classes too rare beside the others, or too small for so many folds."""
+    usable = manifest.table.filter(
+        pl.col("label").is_not_null() & pl.col("path").is_not_null() & pl.col("width").is_not_null()
+    )
+    if not len(usable):
+        return []
+    counts = Counter(usable["label"].to_list())
+    issues = []
+    most, least = max(counts, key=lambda c: counts[c]), min(counts, key=lambda c: counts[c])
+    ratio = counts[most] / counts[least]
+    if ratio >= IMBALANCE:
+        detail = f"{most} has {counts[most]} images, {least} {counts[least]}: {ratio:.0f} times"
+        issues.append(Issue("imbalance", (), detail, float(np.clip(1 - 1 / ratio, 0, 1))))
+    for name in sorted(counts):
+        groups = usable.filter(pl.col("label") == name)["group"].n_unique()
+        if groups < folds:
+            detail = f"{name} has {groups} groups of images; {folds} folds need {folds}"
+            issues.append(Issue("small_class", (), detail, 1 - groups / folds))
+    return issues

@@ -162,7 +162,7 @@ def clean(
     """Applies a person's decisions, if there are any, and then a recipe.
 
     An image that is decided ``keep`` stays whatever the audit found (in ``drop_issues``,
-    ``keep_one_of_group`` and what ``drop_conflicts`` does on the audit's word), but not if it
+    ``keep_one_of_group``, ``drop_cell_conflicts``), but not if it
     can't be used: unreadable, absent, or without one label.
 
     Args:

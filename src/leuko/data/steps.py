@@ -152,6 +152,11 @@ def _drop_conflicts(rows: Rows, *, seed: int) -> Outcome:  # noqa: ARG001
         if len(labels) > 1:
             for i in members:
                 drops[i] = f"the same image is labelled {' and '.join(labels)}"
+    return Outcome(drops)
+
+
+def _drop_cell_conflicts(rows: Rows, *, seed: int) -> Outcome:  # noqa: ARG001
+    drops: Drops = {}
     spared = 0
     for members in _gather_conflicts(rows).values():
         labels = _spell_labels(rows, members)
@@ -159,10 +164,10 @@ def _drop_conflicts(rows: Rows, *, seed: int) -> Outcome:  # noqa: ARG001
         if len(labels) > 1:
             why = f"images of one cell are labelled {' and '.join(labels)}"
         for i in members:
-            if i not in drops and rows[i].get("decided"):
+            if rows[i].get("decided"):
                 spared += 1
             else:
-                drops.setdefault(i, why)
+                drops[i] = why
     return Outcome(drops, _tell_kept(spared))
 
 
@@ -310,7 +315,10 @@ KINDS: dict[str, Kind] = {
     "drop_missing_images": Kind("a label without an image", _drop_missing_images),
     "drop_unreadable": Kind("the image can't be read", _drop_unreadable),
     "drop_issues": Kind("an issue that the audit found", _drop_issues, ("kinds",), True),
-    "drop_conflicts": Kind("one image or cell under different labels", _drop_conflicts),
+    "drop_conflicts": Kind("one image under different labels", _drop_conflicts),
+    "drop_cell_conflicts": Kind(
+        "one cell under different labels", _drop_cell_conflicts, needs_audit=True
+    ),
     "drop_repeated_rows": Kind("one image name listed again", _drop_repeated_rows),
     "drop_exact_duplicates": Kind("the same file under another name", _drop_exact_duplicates),
     "keep_one_of_group": Kind("copies of one picture", _keep_one_of_group, ("kinds",), True),

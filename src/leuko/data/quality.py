@@ -1,0 +1,156 @@
+"""Judges focus, exposure, colour and leukocytes of single images, against the rest of their set.
+
+What is sharp or bright enough depends on the camera, so each image is compared with the others of
+its set; where a whole set is blurred, nothing stands out and nothing is flagged. Takes what was
+measured; knows no pixels, files or groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.data.issues import Issue
+from leuko.data.measurements import Light, Measured
+
+FEWEST = 20  # images of a set below which nothing can stand out
+# Thresholds in robust standard deviations and in plain units; both have to be passed. Chosen on
+# drawn sets and on pictures spoilt on purpose, see tests/test_quality.py and results/audit.md.
+BLUR = (4.0, 0.7)  # log units of fine detail below the median: about half of it
+DARK = (4.0, 60.0)  # grey levels below the median background
+PALE = (4.0, 0.45)  # share of the median contrast
+SHADOWS = 0.05  # share of pixels without any detail in the dark
+LIGHTS = 0.25  # likewise in the bright, more than in the median picture
+COLOUR = (8.0, 0.15)  # times the usual distance to the neighbours; log units
+CERTAIN = 0.5  # score from which a leukocyte counts as found
+SURE = 0.8  # score from which it is one more than was labelled
+
+FloatArray = NDArray[np.float64]
+
+
+def judge_light(measured: Mapping[str, Measured]) -> tuple[list[Issue], dict[str, FloatArray]]:
+    """Blurred, too dark, too bright and oddly coloured images.
+
+    Args:
+        measured: From `leuko.data.measurements.measure_images`.
+
+    Returns:
+        The flagged ones, the worst first within a kind; and per kind a score in [0, 1] for each
+        image in the order of `measured`, 1 where it is worst.
+    """
+    names = list(measured)
+    lights = [m.light for m in measured.values()]
+    kinds = {
+        "blurred": _judge_blur(lights),
+        "underexposed": _judge_dark(lights),
+        "overexposed": _judge_bright(lights),
+        "unusual_colour": _judge_colour(lights),
+    }
+    if len(names) < FEWEST:
+        return [], {kind: np.zeros(len(names)) for kind in kinds}
+    issues = []
+    for kind, (scores, details) in kinds.items():
+        for i in np.argsort(-scores, kind="stable"):
+            if scores[i] > 0.5:
+                issues.append(Issue(kind, (names[i],), details[i], float(scores[i])))
+    return issues, {kind: scores for kind, (scores, _) in kinds.items()}
+
+
+Judged = tuple[FloatArray, list[str]]  # scores (N,), flagged above 0.5; a sentence for each
+
+
+def _judge_blur(lights: list[Light]) -> Judged:
+    sharpness = np.array([light.sharpness for light in lights])
+    middle, spread = _middle(sharpness)
+    below = middle - sharpness
+    scores = _score(np.minimum(below / (BLUR[0] * spread), below / BLUR[1]))
+    share = np.exp(-below)
+    return scores, [f"{s:.0%} of the fine detail that is usual in this set" for s in share]
+
+
+def _judge_dark(lights: list[Light]) -> Judged:
+    background = np.array([light.background for light in lights])
+    lost = np.array([light.lost_shadows for light in lights])
+    middle, spread = _middle(background)
+    below = middle - background
+    dark = np.minimum(below / (DARK[0] * spread), below / DARK[1])
+    scores = _score(np.maximum(dark, (lost - np.median(lost)) / SHADOWS))
+    return scores, [
+        f"background {b:.0f} of 255, usually {middle:.0f}; {s:.0%} of the pixels black"
+        for b, s in zip(background, lost, strict=True)
+    ]
+
+
+def _judge_bright(lights: list[Light]) -> Judged:
+    contrast = np.array([light.contrast for light in lights])
+    lost = np.array([light.lost_lights for light in lights])
+    middle, spread = _middle(contrast)
+    below = middle - contrast
+    pale = np.minimum(below / (PALE[0] * spread), below / (max(middle, 1e-3) * (1 - PALE[1])))
+    burnt = (lost - np.median(lost)) / LIGHTS
+    # A pale picture is overexposed only if the background is bright; else it is empty or dim.
+    bright = np.array([light.background for light in lights]) >= 225
+    scores = _score(np.where(bright, np.maximum(np.minimum(pale, 2 * burnt + 0.5), burnt), 0.0))
+    return scores, [
+        f"contrast of the cells {c:.2f}, usually {middle:.2f}; {s:.0%} of the pixels at the limit"
+        for c, s in zip(contrast, lost, strict=True)
+    ]
+
+
+def _judge_colour(lights: list[Light]) -> Judged:
+    """Far from the nearest other pictures: a set may well hold two stains, each with many."""
+    from scipy.spatial import KDTree
+
+    colours = np.array([light.colours for light in lights])  # (N, 6)
+    near = min(len(colours) - 1, max(3, len(colours) // 100), 30)
+    if near < 1:
+        return np.zeros(len(colours)), [""] * len(colours)
+    away = np.asarray(KDTree(colours).query(colours, k=[near + 1])[0])[:, 0]
+    usual = float(np.median(away)) + 1e-6
+    scores = _score(np.minimum(away / (COLOUR[0] * usual), away / COLOUR[1]))
+    return scores, [f"colours {a / usual:.0f} times as far from others as usual" for a in away]
+
+
+def _middle(values: FloatArray) -> tuple[float, float]:
+    """Median, and the deviation that a normal distribution of this interquartile range has."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return float(middle), max(float(high - low) / 1.349, 1e-6)
+
+
+def _score(excess: FloatArray) -> FloatArray:
+    """Excess 1, the threshold, becomes 0.5; 0 and less 0; far beyond goes to 1."""
+    positive = np.maximum(excess, 0.0)
+    return positive / (1 + positive)
+
+
+def judge_leukocytes(
+    measured: Mapping[str, Measured], labels: Mapping[str, int]
+) -> tuple[list[Issue], dict[str, FloatArray]]:
+    """Labelled images without a leukocyte, and those with more than were labelled.
+
+    Args:
+        measured: From `leuko.data.measurements.measure_images`.
+        labels: How many labels each image has; images without a label are not judged.
+
+    Returns:
+        As `judge_light`.
+    """
+    issues = []
+    none, more = np.zeros(len(measured)), np.zeros(len(measured))
+    for i, (name, m) in enumerate(measured.items()):
+        wanted = labels.get(name, 0)
+        if not wanted:
+            continue
+        best = max((cell.score for cell in m.leukocytes), default=0.0)
+        none[i] = 1 - best
+        if best < CERTAIN and not m.leukocytes:
+            issues.append(Issue("no_leukocyte", (name,), f"{wanted} labelled, none found"))
+        sure = [cell for cell in m.leukocytes if cell.score >= SURE]
+        if len(sure) > wanted:
+            more[i] = sorted((cell.score for cell in sure), reverse=True)[wanted]
+            boxes = [[round(v, 1) for v in (c.x0, c.y0, c.x1, c.y1)] for c in sure]
+            detail = f"{len(sure)} found, {wanted} labelled"
+            issues.append(Issue("more_leukocytes", (name,), detail, more[i], {"boxes": [boxes]}))
+    return issues, {"no_leukocyte": none, "more_leukocytes": more}

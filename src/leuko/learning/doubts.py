@@ -1,0 +1,375 @@
+"""Which labels of a set are probably wrong: models that never saw a cell disagree with its label.
+
+    portraits → kernel ridge regression, out of fold, several times over → calibration
+              → noise model: how many labels are wrong at all → for each label, how surely
+
+What this module refuses to know: images, files, what an audit does with its answer. It needs no
+PyTorch, and gives the same answer on any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.data.splits import Split, make_splits
+from leuko.errors import SettingsError, ShapeError, TooFewGroupsError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+LEAST_IMAGES = 30  # of a set; fewer, and chance can't be told from a pattern
+LEAST_OF_CLASS = 5  # images; a class with fewer is left out
+LEAST_GROUPS = 2  # of a class: one to learn from, one to judge
+
+# Chosen on half of PBC and on drawn sets, with planted errors; see results/wrong_labels.md.
+REPEATS = 3
+LANDMARKS = 1500
+WIDTH = 0.5  # of the kernel, in 1 / (mean squared distance of two portraits)
+PENALTY = 0.03
+SURE = 0.5  # score from which a label is flagged
+
+BLOCK = 4096  # rows at a time, so that memory doesn't grow with the set
+RESAMPLES = 200
+SHARES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 214)])  # 4 % from one to the next
+SHARPNESSES = np.geomspace(1, 60, 42)
+
+
+@dataclass(frozen=True)
+class Share:
+    """An estimated share in [0, 1] with its 95 % interval, low ≤ value ≤ high."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """What the models say about N labels of K classes.
+
+    Attributes:
+        classes: Names of the K classes, sorted.
+        probabilities: (N, K), out of fold; rows sum to 1. The probability of what a cell *is*,
+            freed of the errors in the labels that were learnt from. NaN where there is no opinion.
+        given: (N,) index of the label that the image has.
+        suggested: (N,) index of the most probable class; that of the label if there's no opinion.
+        score: (N,) in [0, 1]: probability that the label is wrong; 0 where there is no opinion.
+        flagged: (N,) worth a look: the score is at least `SURE`, and every repeat, each with other
+            folds, prefers another class to the label.
+        judged: (N,) False where there is no opinion.
+        reason: Why there is no opinion on any image, in one sentence; empty if there is one.
+        left_out: Classes whose images were not judged though others were, with the reason.
+        wrong: Estimated share of wrong labels among those judged; None if there is no opinion.
+            Maximum likelihood under the noise model; the interval is a bootstrap over groups, with
+            the models as they are. Errors between classes that look alike are underestimated.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: FloatArray
+    given: IntArray
+    suggested: IntArray
+    score: FloatArray
+    flagged: BoolArray
+    judged: BoolArray
+    reason: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
+    wrong: Share | None = None
+
+
+def find_doubts(
+    features: NDArray[np.floating],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    *,
+    folds: int = 5,
+    seed: int,
+) -> Doubts:
+    """Finds labels that models which never saw the cell, nor a copy of it, don't believe.
+
+    The noise model: a label is right, or with one small probability it was swapped for any of the
+    other classes. That probability and the sharpness of the models are fitted together to the
+    out-of-fold answers. A set in which each surprise can be explained by models that aren't sure
+    therefore has no wrong labels, and no flags.
+
+    Args:
+        features: (N, D) finite portraits, from `leuko.data.portraits.describe_cell`.
+        labels: N names.
+        groups: N names: images of one cell, source or slide, which stay on one side of each fold.
+        folds: At least 2; fewer are used if a class has fewer groups.
+        seed: Decides folds and landmarks.
+
+    Returns:
+        An opinion on each image, or the reason why there is none.
+
+    Raises:
+        ShapeError: Lengths differ, or a feature isn't finite.
+        SettingsError: folds or seed out of range.
+
+    Sources: kernel ridge regression on landmarks, Williams & Seeger 2001 (NIPS 13); wrong labels
+        as a noise of the observed label, Lawrence & Schölkopf 2001 (ICML 18).
+    """
+    _check(features, labels, groups, folds, seed)
+    classes, given = np.unique(np.asarray(list(labels), dtype=str), return_inverse=True)
+    names = tuple(str(name) for name in classes)
+    left_out = _leave_out(names, given, groups)
+    judged = ~np.isin(given, [names.index(name) for name in left_out])
+    kept = [k for k, name in enumerate(names) if name not in left_out]
+    if judged.sum() < LEAST_IMAGES:
+        reason = f"{judged.sum()} images can be judged; at least {LEAST_IMAGES} are needed."
+        return _have_no_opinion(names, given, reason, left_out)
+    if len(kept) < 2:
+        reason = f"Only {names[kept[0]]} has enough images; it takes two classes to doubt a label."
+        return _have_no_opinion(names, given, reason, left_out)
+    rows = np.flatnonzero(judged)
+    groups_kept = [groups[i] for i in rows]
+    splits = _split([names[k] for k in given[rows]], groups_kept, folds, seed)
+    if not splits:
+        reason = "Groups that hold several classes leave no way to split the images by group."
+        return _have_no_opinion(names, given, reason, left_out)
+    truth = np.searchsorted(kept, given[rows])  # (n,) in [0, len(kept))
+    scores = _answer(features[rows], truth, len(kept), splits, seed)  # (R, n, k)
+    mean = scores.mean(axis=0)
+    hits, majority = (mean.argmax(axis=1) == truth).mean(), np.bincount(truth).max() / len(truth)
+    if hits <= majority:
+        reason = (
+            f"The models agree with {hits:.0%} of the labels, no more than always answering the "
+            f"commonest class would ({majority:.0%})."
+        )
+        return _have_no_opinion(names, given, reason, left_out)
+    sharpness, share = _fit_noise(mean, truth)
+    wrong = Share(share, *_bound_share(mean, truth, groups_kept, share, seed))
+    return _judge(names, kept, given, judged, scores, sharpness, wrong, left_out)
+
+
+# --- what can be judged -------------------------------------------------------------------
+
+
+def _check(
+    features: NDArray[np.floating],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    folds: int,
+    seed: int,
+) -> None:
+    if features.ndim != 2 or not len(features) == len(labels) == len(groups):
+        raise ShapeError(
+            f"Found features {features.shape}, {len(labels)} labels and {len(groups)} groups; "
+            "expected (N, D) and N of each. Describe each labelled image once."
+        )
+    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(broken):
+        raise ShapeError(
+            f"Row {broken[0]} of the features (and {len(broken) - 1} more) has a number that isn't "
+            "finite. Leave the image out."
+        )
+    for name, value, least in (("folds", folds, 2), ("seed", seed, 0)):
+        if value < least:
+            raise SettingsError(f"{name} is {value}; expected at least {least}. Set it to that.")
+
+
+def _leave_out(names: Sequence[str], given: IntArray, groups: Sequence[str]) -> dict[str, str]:
+    """Classes that are too small to be learnt, with the reason."""
+    left_out = {}
+    for k, name in enumerate(names):
+        rows = np.flatnonzero(given == k)
+        own = len({groups[i] for i in rows})
+        if len(rows) < LEAST_OF_CLASS:
+            left_out[name] = f"{len(rows)} images; at least {LEAST_OF_CLASS} are needed."
+        elif own < LEAST_GROUPS:
+            left_out[name] = "All images are of one group: none is left to judge the others by."
+    return left_out
+
+
+def _have_no_opinion(
+    names: tuple[str, ...], given: IntArray, reason: str, left_out: dict[str, str]
+) -> Doubts:
+    no = np.zeros(len(given), dtype=bool)
+    unknown = np.full((len(given), len(names)), np.nan)
+    return Doubts(
+        names, unknown, given, given.copy(), np.zeros(len(given)), no, no.copy(), reason, left_out
+    )
+
+
+def _split(labels: Sequence[str], groups: Sequence[str], folds: int, seed: int) -> list[Split]:
+    """Grouped folds, as many as the smallest class allows; none if not even two are possible."""
+    groups_of_class = {
+        name: {group for label, group in zip(labels, groups, strict=True) if label == name}
+        for name in set(labels)
+    }
+    images = [f"{row:09d}" for row in range(len(labels))]
+    for count in range(min(folds, *map(len, groups_of_class.values())), 1, -1):
+        try:
+            return make_splits(
+                labels, groups, folds=count, repeats=REPEATS, seed=seed, images=images
+            )
+        except TooFewGroupsError:  # groups that hold several classes may need fewer
+            continue
+    return []
+
+
+# --- what the models say ------------------------------------------------------------------
+
+
+def _answer(
+    features: NDArray[np.floating],
+    truth: IntArray,
+    classes: int,
+    splits: Sequence[Split],
+    seed: int,
+) -> FloatArray:
+    """Out-of-fold scores (R, N, K) of each repeat, about 1 for the class and 0 for the others.
+
+    On one thread, because sums that threads share are rounded in another order.
+    """
+    from threadpoolctl import threadpool_limits
+
+    spread = features.std(axis=0)
+    points = (features - features.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    width = WIDTH / max(2 * float(points.var(axis=0).sum()), 1e-6)
+    scores = np.zeros((REPEATS, len(points), classes))
+    with threadpool_limits(limits=1):
+        for split in splits:
+            rng = np.random.default_rng([seed, split.repeat, split.fold])
+            chosen = rng.choice(split.train, min(LANDMARKS, len(split.train)), replace=False)
+            scores[split.repeat, split.test] = _fit_and_answer(
+                points, np.eye(classes)[truth], split, points[np.sort(chosen)], width
+            )
+    return scores
+
+
+def _fit_and_answer(
+    points: NDArray[np.float32],
+    targets: FloatArray,
+    split: Split,
+    landmarks: NDArray[np.float32],
+    width: float,
+) -> FloatArray:
+    """Kernel ridge regression of targets (N, K) on the landmarks (M, D): answers (n, K)."""
+    from scipy.linalg import solve
+
+    middle = targets[split.train].mean(axis=0)
+    normal = PENALTY * _compare(landmarks, landmarks, width) + 1e-6 * np.eye(len(landmarks))
+    right = np.zeros((len(landmarks), targets.shape[1]))
+    for start in range(0, len(split.train), BLOCK):
+        rows = split.train[start : start + BLOCK]
+        near = _compare(points[rows], landmarks, width)  # (B, M)
+        normal += near.T @ near
+        right += near.T @ (targets[rows] - middle)
+    weights = solve(normal, right, assume_a="pos", check_finite=False)
+    answers = np.empty((len(split.test), targets.shape[1]))
+    for start in range(0, len(split.test), BLOCK):
+        rows = split.test[start : start + BLOCK]
+        answers[start : start + BLOCK] = _compare(points[rows], landmarks, width) @ weights
+    return answers + middle
+
+
+def _compare(a: NDArray[np.float32], b: NDArray[np.float32], width: float) -> FloatArray:
+    """Gaussian kernel (A, B) in [0, 1] of (A, D) and (B, D)."""
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
+    return np.exp(-width * np.maximum(squared, 0).astype(np.float64))
+
+
+# --- what follows from it -----------------------------------------------------------------
+
+
+def _turn_to_probabilities(scores: FloatArray, sharpness: float) -> FloatArray:
+    powers = np.exp(sharpness * (scores - scores.max(axis=1, keepdims=True)))
+    probabilities: FloatArray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _explain(own: FloatArray, share: NDArray[np.floating] | float, classes: int) -> FloatArray:
+    """Likelihood of the given labels, of which `share` were swapped for any other class.
+
+    Args:
+        own: Probability that a cell is of the class on its label.
+        share: Of wrong labels; broadcast against `own`.
+        classes: K.
+    """
+    return np.asarray((1 - share) * own + share * (1 - own) / (classes - 1))
+
+
+def _fit_noise(scores: FloatArray, truth: IntArray) -> tuple[float, float]:
+    """Sharpness of the models and share of wrong labels, together, by maximum likelihood."""
+    from scipy.optimize import minimize
+
+    rows, classes = np.arange(len(truth)), scores.shape[1]
+
+    def surprise(at: FloatArray) -> float:
+        own = _turn_to_probabilities(scores, float(np.exp(at[0])))[rows, truth]
+        share = 0.5 / (1 + np.exp(-at[1]))
+        return -float(np.log(_explain(own, share, classes) + 1e-12).mean())
+
+    starts = ((2.0, -2.0), (3.0, -5.0))
+    found = min(
+        (
+            minimize(surprise, s, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-7})
+            for s in starts
+        ),
+        key=lambda result: float(result.fun),
+    )
+    return float(np.exp(found.x[0])), float(0.5 / (1 + np.exp(-found.x[1])))
+
+
+def _bound_share(
+    scores: FloatArray, truth: IntArray, groups: Sequence[str], share: float, seed: int
+) -> tuple[float, float]:
+    """95 % interval of the share of wrong labels: `_fit_noise` on resampled groups, on a grid."""
+    index = np.unique(np.asarray(list(groups), dtype=str), return_inverse=True)[1]
+    count = int(index.max()) + 1
+    rng = np.random.default_rng([seed, 95])
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    weights = drawn[:, index].astype(np.float32)  # (B, N)
+    rows, best = np.arange(len(truth)), np.full(RESAMPLES, -np.inf)
+    shares = np.zeros(RESAMPLES)
+    for sharpness in SHARPNESSES:
+        own = _turn_to_probabilities(scores, float(sharpness))[rows, truth]
+        likelihood = np.zeros((RESAMPLES, len(SHARES)))
+        for start in range(0, len(own), BLOCK):
+            part = slice(start, start + BLOCK)
+            logs = np.log(_explain(own[part, None], SHARES, scores.shape[1]) + 1e-12)
+            likelihood += weights[:, part] @ logs.astype(np.float32)
+        top = likelihood.argmax(axis=1)
+        value = likelihood[np.arange(RESAMPLES), top]
+        shares = np.where(value > best, SHARES[top], shares)
+        best = np.maximum(best, value)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return min(float(low), share), max(float(high), share)
+
+
+def _judge(
+    names: tuple[str, ...],
+    kept: Sequence[int],
+    given: IntArray,
+    judged: BoolArray,
+    scores: FloatArray,
+    sharpness: float,
+    wrong: Share,
+    left_out: dict[str, str],
+) -> Doubts:
+    """Puts the answers on the judged images beside all N labels."""
+    rows, within = np.flatnonzero(judged), np.arange(int(judged.sum()))
+    truth = np.searchsorted(kept, given[rows])
+    probabilities = _turn_to_probabilities(scores.mean(axis=0), sharpness)
+    own = probabilities[within, truth]
+    # Even where no label seems wrong, one might be: so the scores never lose their order.
+    share = max(wrong.value, 0.25 / len(rows))
+    likelihood = _explain(own, share, len(kept))
+    surely = share * (1 - own) / (len(kept) - 1) / np.maximum(likelihood, 1e-300)
+    opposed = (scores.argmax(axis=2) != truth).all(axis=0)
+
+    everyone = np.full((len(given), len(names)), np.nan)
+    everyone[rows] = 0.0
+    everyone[np.ix_(rows, kept)] = probabilities
+    suggested, score = given.copy(), np.zeros(len(given))
+    suggested[rows] = np.asarray(kept)[probabilities.argmax(axis=1)]
+    score[rows] = np.clip(surely, 0, 1)
+    flagged = np.zeros(len(given), dtype=bool)
+    flagged[rows] = (surely >= SURE) & opposed
+    return Doubts(names, everyone, given, suggested, score, flagged, judged, "", left_out, wrong)
