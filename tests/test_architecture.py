@@ -21,8 +21,9 @@ FLOORS = [
     {"leuko.data", "leuko.judgement.metrics", "leuko.run"},
     {"leuko.learning"},
     {"leuko.judgement"},
-    {"leuko.settings"},
-    {"leuko.study"},
+    {"leuko.settings", "leuko.watcher", "leuko.meter"},
+    {"leuko.plan"},
+    {"leuko.study", "leuko.inspection"},
     {"leuko.progress"},
     {"leuko.cli"},
 ]
@@ -39,6 +40,8 @@ DOORS = {
     "kagglehub": ("leuko.data.downloads",),
     "simplejpeg": ("leuko.data.image", "leuko.data.headers"),
     "PIL": ("leuko.data",),
+    "cv2": ("leuko.data.likeness", "leuko.data.measurements", "leuko.data.portraits"),
+    "cleanlab": ("leuko.learning.doubts",),
     "multiprocessing": ("leuko.engine",),
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
@@ -135,7 +138,7 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 
 
 def test_the_process_that_compares_never_loads_torch():
-    script = "import leuko.study, leuko.progress, sys; print('torch' in sys.modules)"
+    script = "import leuko.study, leuko.inspection, leuko.progress, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
@@ -143,6 +146,7 @@ def test_the_process_that_compares_never_loads_torch():
 def test_the_public_names_are_fixed_and_all_there():
     assert leuko.__all__ == [
         "__version__",
+        "audit",
         "clean",
         "compare",
         "fetch",

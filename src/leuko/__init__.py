@@ -5,6 +5,7 @@
     data/       what the images are: decoding, reading sets, finding leukocytes, cleaning, splits
     learning/   what a model learns: networks, batches, the training loop, one fold as a job
     judgement/  whether to believe it: metrics, intervals, comparison, figures, report
+    inspection  what is wrong with a set: the audit, wrong labels, the leak meter
     study       models × folds × repeats into one run folder
     engine      jobs in processes of one thread each
     run         the run folder: made once, never overwritten, continued only by the same settings
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from leuko.data.image import read_image as read_image
     from leuko.data.leukocytes import find_leukocytes as find_leukocytes
     from leuko.data.sources import scan as scan
+    from leuko.inspection import audit as audit
     from leuko.study import compare as compare
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "audit": "leuko.inspection",
     "clean": "leuko.data.cleaning",
     "compare": "leuko.study",
     "fetch": "leuko.data.downloads",

@@ -69,6 +69,8 @@ def compare(
     precision: Annotated[str | None, Parameter(group=_training)] = None,
     views: Annotated[int | None, Parameter(group=_training)] = None,
     workers: Annotated[int | None, Parameter(group=_training)] = None,
+    decisions: Annotated[Path | None, Parameter(group=_study)] = None,
+    leak_meter: Annotated[bool | None, Parameter(group=_study)] = None,
     keep_weights: Annotated[bool | None, Parameter(group=_output, negative="")] = None,
     out: Annotated[Path | None, Parameter(group=_output)] = None,
     resume: Annotated[Path | None, Parameter(group=_output)] = None,
@@ -91,7 +93,7 @@ def compare(
     repeats:
         How often the data are split anew. [default: 1]
     recipe:
-        Cleaning: classic, minimal, prepared or a TOML file. [default: classic]
+        Cleaning: classic, minimal, prepared, strict or a TOML file. [default: classic]
     groups:
         cell: images of the same physical cell stay together; given: only what the set says.
         [default: cell]
@@ -120,6 +122,10 @@ def compare(
         8: average over quarter turns and mirror images; 1: don't. [default: 8]
     workers:
         Processes at a time; changes the time, never the result. [default: one per core]
+    decisions:
+        A CSV in which a person decided about single images; leuko audit writes one to fill in.
+    leak_meter:
+        Measure what a random split would pretend. [default: yes]
     keep_weights:
         Keep each fold's weights in the run folder.
     out:
@@ -135,7 +141,8 @@ def compare(
         "view": view, "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
         "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
         "precision": precision,
-        "keep_weights": keep_weights,
+        "keep_weights": keep_weights, "leak_meter": leak_meter,
+        "decisions": None if decisions is None else str(decisions),
     }  # fmt: skip
     asked = {name: value for name, value in given.items() if value is not None}
     if out is not None and resume is not None:
@@ -165,11 +172,62 @@ def compare(
 
 
 @app.command
+def audit(
+    data: Data = None,
+    /,
+    *,
+    out: Path | None = None,
+    split: Annotated[bool, Parameter(negative="")] = False,
+    folds: int = 5,
+    seed: int = 0,
+    workers: int | None = None,
+    as_json: AsJson = False,
+) -> int:
+    """Look for everything that is wrong with a set, before any model is believed.
+
+    Damaged files, copies however turned or recoloured, the same cell in two photographs,
+    contradicting and likely wrong labels, blur, exposure, classes too small … Writes a page with
+    the pictures, and a table in which a person can decide about each image.
+
+    Parameters
+    ----------
+    data:
+        What to look at.
+    out:
+        Folder for the page and the tables, which must not exist. [default: runs/audit-NAME-1 …]
+    split:
+        Also measure what a random split of this set is worth beside a split by group; trains
+        small networks for some minutes.
+    folds:
+        That a study would use; classes that are too small for it are named.
+    seed:
+        Decides folds and trees.
+    workers:
+        Processes at a time; changes the time, never the result. [default: one per core]
+    as_json:
+        Print audit.json.
+    """
+    from leuko.inspection import audit as inspect
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    found = inspect(
+        data, out=out, write=True, folds=folds, split=split, seed=seed, workers=workers,
+        watcher=console, command=["leuko", *sys.argv[1:]],
+    )  # fmt: skip
+    console.conclude_audit(found)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+    return 3 if found.manifest.unreadable() else 0
+
+
+@app.command
 def clean(
     data: Data = None,
     /,
     *,
     recipe: str = "classic",
+    decisions: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
     as_json: AsJson = False,
@@ -184,7 +242,9 @@ def clean(
     data:
         What to clean.
     recipe:
-        classic, minimal, prepared or a TOML file.
+        classic, minimal, prepared, strict or a TOML file.
+    decisions:
+        A CSV in which a person decided about single images; leuko audit writes one to fill in.
     out:
         Folder for the result, which must not exist; without it the ledger is only shown.
     seed:
@@ -194,12 +254,22 @@ def clean(
     """
     from leuko.data.cleaning import clean as clean_set
     from leuko.data.cleaning import write_clean
+    from leuko.data.recipe import load_recipe
     from leuko.data.sources import scan as scan_set
 
+    steps = load_recipe(recipe)
     manifest = scan_set(data)
-    cleaned = clean_set(manifest, recipe, seed=seed)
     for note in manifest.notes:
         _say(note)
+    if steps.needs_audit and not manifest.audited:
+        from leuko.data.audit import find_issues
+        from leuko.engine import count_cores
+        from leuko.progress import Console
+
+        _say("looking for copies and damage, as the recipe needs it")
+        say = Console(sys.argv[1:]).count
+        manifest = find_issues(manifest, workers=count_cores(), say=say).manifest
+    cleaned = clean_set(manifest, steps, seed=seed, decisions=decisions)
     if as_json:
         sys.stdout.write(cleaned.ledger.to_json() + "\n")
     else:

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while long work runs: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leuko.learning.folds import Progress
-from leuko.study import Study, Watcher
+from leuko.watcher import Watcher
+
+if TYPE_CHECKING:
+    from leuko.inspection import Inspection
+    from leuko.study import Study
 
 # Without a terminal one line per this many seconds: enough to see that it lives, few enough
 # for a log.
@@ -27,10 +31,23 @@ class Console(Watcher):
         self._folder: Path | None = None
         self._total = self._done = self._fresh = 0
         self._began = self._last = monotonic()
+        self._what, self._counted, self._started = "", 0, (0.0, 0)
 
     def say(self, text: str) -> None:
         """Prints a sentence."""
         self._print(text)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Prints a line now and then, with the time left."""
+        now = monotonic()
+        if what != self._what or done < self._counted:
+            self._what, self._started, self._last = what, (now, done), now
+        self._counted = done
+        if now - self._last >= INTERVAL and done > self._started[1]:
+            self._last = now
+            rate = (now - self._started[0]) / (done - self._started[1])
+            left = _minutes(rate * (total - done))
+            self._print(f"{what}: {done:,} of {total:,}, {left} left")
 
     def begin(self, folder: Path, epochs: int) -> None:
         """Opens the bar and says how to continue."""
@@ -98,6 +115,46 @@ class Console(Watcher):
             self._print(f"set aside: {row['image']} ({row['reason']})")
         self._print(f"\nreport: {study.folder / 'report.html'}")
         self._print(f"run folder: {study.folder}")
+
+    def conclude_audit(self, inspection: Inspection) -> None:
+        """Prints what was found as a table, then where everything is."""
+        from leuko.data.issues import KINDS
+
+        found = inspection.audit
+        images = found.manifest.table["image"].n_unique()
+        self._print(f"\n{'':26}{'issues':>8}{'images':>8}   of {images:,} images")
+        for kind, number in found.count().items():
+            named = {i for issue in found.issues if issue.kind == kind for i in issue.images}
+            first = next(issue.detail for issue in found.issues if issue.kind == kind)
+            told = first if len(first) <= 90 else first[:89] + "…"
+            self._print(f"{KINDS[kind].title:26}{number:8,}{len(named):8,}   {told}")
+        if not found.issues:
+            self._print("nothing found")
+        self._print(f"\n{len(found.groups):,} groups of images show one cell or one source")
+        doubts = inspection.doubts
+        if doubts is not None and doubts.reason:
+            self._print(f"labels were not judged: {doubts.reason}")
+        elif doubts is not None and doubts.wrong is not None:
+            w = doubts.wrong
+            self._print(
+                f"estimated share of wrong labels: {w.value:.1%} (95 % interval {w.low:.1%} to "
+                f"{w.high:.1%})"
+            )
+        if inspection.leak_meter is not None:
+            self._print_meter(inspection.leak_meter)
+        for note in inspection.notes:
+            self._print(note)
+        if inspection.folder is not None:
+            self._print(f"\npage: {inspection.folder / 'audit.html'}")
+            self._print(f"for a person's decisions: {inspection.folder / 'decisions.csv'}")
+
+    def _print_meter(self, meter: dict[str, Any]) -> None:
+        head = f"{'leak meter, accuracy':34}{'random split':>21}{'split by group':>21}"
+        self._print(f"\n{head}")
+        for row in meter["rows"]:
+            cells = "".join(f"{_limits(row[kind]):>21}" for kind in ("random", "grouped"))
+            self._print(f"{row['who']:34}{cells}")
+        self._print(str(meter["verdict"]))
 
     def _print(self, text: str) -> None:
         if self._bar is not None:

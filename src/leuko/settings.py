@@ -9,7 +9,6 @@ from typing import Any
 from leuko.data.recipe import load_recipe
 from leuko.errors import MissingExtraError, SettingsError, suggest
 from leuko.learning.models import DEFAULT_MODELS, check_input_size, check_start
-from leuko.run import has_bfloat16
 
 VIEWS = ("cell", "field")
 GROUPS = ("cell", "given")
@@ -38,10 +37,13 @@ class StudySettings:
         batch: Images per step.
         learning_rate: Peak.
         label_smoothing: Share of the target spread over all classes.
-        precision: ``float32``, ``bfloat16``, or ``auto`` for the faster one of this processor.
+        precision: ``float32``, ``bfloat16``, or ``auto`` for what each network trains
+            faster in on this processor.
         views: 8 averages the answer over quarter turns and mirror images; 1 doesn't.
         seed: Decides everything that is drawn.
         keep_weights: Keep each fold's weights in the run folder.
+        decisions: A person's decisions about single images, a CSV; nothing for none.
+        leak_meter: Measure what a random split would pretend, see `leuko.meter`.
     """
 
     models: tuple[str, ...] = DEFAULT_MODELS
@@ -61,6 +63,8 @@ class StudySettings:
     views: int = 8
     seed: int = 0
     keep_weights: bool = False
+    decisions: str = ""
+    leak_meter: bool = True
 
 
 # What is different when no data are given: the demo is to show everything within two minutes.
@@ -92,8 +96,6 @@ def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
             raise SettingsError(
                 f"{name} is {value!r}; expected {type(default).__name__}, as in {default!r}."
             )
-    if settings.precision == "auto":  # recorded as what it was, so that a resume is the same
-        settings = replace(settings, precision="bfloat16" if has_bfloat16() else "float32")
     return settings
 
 

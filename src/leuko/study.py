@@ -1,6 +1,6 @@
 """The study: models × folds × repeats on one set, under one protocol, into one run folder.
 
-    data → manifest → groups → cleaning → splits → cells → jobs → predictions → results → report
+    plan → cells → jobs → predictions → results → report
 
 Everything that the report shows is a file of the run folder first. PyTorch is loaded by the
 worker processes only.
@@ -18,27 +18,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from leuko.data.audit import group_same_cells
-from leuko.data.cleaning import Cleaned, clean
+from leuko.data.cleaning import Cleaned
 from leuko.data.manifest import Manifest, read_manifest, write_manifest
 from leuko.data.pictures import cut_pictures
-from leuko.data.sources import scan
-from leuko.data.splits import Split, check_splits, make_splits
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
-from leuko.errors import (
-    DataError,
-    RecipeError,
-    ResumeError,
-    SettingsError,
-)
+from leuko.errors import ResumeError
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
-from leuko.learning.fit import FitSettings
-from leuko.learning.folds import FoldJob, FoldResult, Progress, fit_fold
-from leuko.learning.models import describe_changes
+from leuko.learning.folds import FoldJob, FoldResult, fit_fold
+from leuko.learning.models import choose_precision, describe_changes
+from leuko.meter import EPOCHS as METER_EPOCHS
+from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
+from leuko.plan import Plan, find_name, find_root, make_plan
 from leuko.run import (
     PINNED,
     check_run_folder,
@@ -53,6 +46,7 @@ from leuko.run import (
 )
 from leuko.settings import DEMO, StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
+from leuko.watcher import Watcher
 
 # Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
 FREE_SPACE = 500_000_000
@@ -81,22 +75,6 @@ class Study:
         if path is None:
             return written
         return write_atomically(Path(path), written.read_bytes())
-
-
-class Watcher:
-    """Learns what a study is doing. Does nothing; subclass it to show progress."""
-
-    def begin(self, folder: Path, epochs: int) -> None:
-        """The run folder exists; `epochs` are to be trained in all, those done before included."""
-
-    def say(self, text: str) -> None:
-        """A sentence for people."""
-
-    def epoch(self, progress: Progress) -> None:
-        """One more epoch of one job is done."""
-
-    def end(self) -> None:
-        """Nothing more will be said."""
 
 
 def compare(
@@ -148,13 +126,13 @@ def compare(
         check_run_folder(out)
 
     # Nothing is written before the data are known to be fit for use.
-    plan = _plan(data, settings, watcher)
+    plan = make_plan(data, settings, watcher, workers=workers)
     if resume is None:
-        run = make_run_folder(out, "demo" if data is None else _name(data))
+        run = make_run_folder(out, "demo" if data is None else find_name(data))
         check_free_space(run, FREE_SPACE)
     with lock_run(run):
         if resume is None:
-            where = None if data is None else str(_path_of(data).resolve())
+            where = None if data is None else str(find_root(data).resolve())
             _record(run, plan, {**environment, "data": where}, watcher)
             # Last, as it marks the rest as complete; as asked for, so that the same can be asked
             # again.
@@ -163,51 +141,6 @@ def compare(
             _check_unchanged(run, plan)
             remove_leftovers(run)
         return _work(run, plan, workers, watcher, began, resumed=resume is not None)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All that is decided before the first network is built."""
-
-    settings: StudySettings
-    cleaned: Cleaned
-    splits: list[Split]
-    names: list[str]  # image ids of the cleaned rows, in the order that splits index
-
-    @property
-    def found(self) -> Manifest:
-        return self.cleaned.found
-
-    @property
-    def splits_table(self) -> pl.DataFrame:
-        """As in ``splits.parquet``."""
-        return pl.DataFrame(
-            [
-                {"repeat": s.repeat, "fold": s.fold, "image": self.names[i], "part": part}
-                for s in self.splits
-                for part, index in (("train", s.train), ("test", s.test))
-                for i in index
-            ]
-        )
-
-    @property
-    def fit_settings(self) -> FitSettings:
-        s = self.settings
-        return FitSettings(
-            epochs=s.epochs, batch=s.batch, learning_rate=s.learning_rate,
-            label_smoothing=s.label_smoothing, precision=s.precision, views=s.views,
-            balance=self.cleaned.balance,
-        )  # fmt: skip
-
-    @property
-    def classes(self) -> list[str]:
-        return self.cleaned.manifest.classes()
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        number = {name: k for k, name in enumerate(self.classes)}
-        column = self.cleaned.manifest.table["label"].to_list()
-        return np.array([number[label] for label in column], dtype=np.int64)
 
 
 # --- what is continued ---------------------------------------------------------------------------
@@ -230,149 +163,10 @@ def _recall(
     return recorded, before if given is None else given
 
 
-# --- data -----------------------------------------------------------------------------------------
-
-
-def _path_of(data: Manifest | Cleaned | str | Path) -> Path:
-    if isinstance(data, Cleaned):
-        return data.manifest.root
-    return data.root if isinstance(data, Manifest) else Path(data)
-
-
-def _name(data: Manifest | Cleaned | str | Path) -> str:
-    if isinstance(data, Cleaned):
-        return data.manifest.name
-    return data.name if isinstance(data, Manifest) else Path(data).resolve().stem
-
-
-def _plan(
-    data: Manifest | Cleaned | str | Path | None, settings: StudySettings, watcher: Watcher
-) -> _Plan:
-    """Reads, cleans, groups and splits."""
-    if isinstance(data, Cleaned):
-        cleaned = data
-    else:
-        if isinstance(data, Manifest):
-            manifest = data
-        else:
-            watcher.say("drawing the demo set" if data is None else "reading the images")
-            manifest = scan(data)
-        cleaned = clean(manifest, settings.recipe, seed=settings.seed)
-    for note in cleaned.found.notes:
-        watcher.say(note)
-    _check_usable(cleaned)
-    # The augmented Kaggle set says itself which images come from one source, and turned and
-    # sheared copies aren't what the search for a second photograph is made for.
-    if cleaned.found.layout == "kaggle-augmented":
-        settings = replace(settings, groups="given")
-    if settings.groups == "cell":
-        watcher.say("looking for the same cell in several images")
-        cleaned = _group(cleaned)
-    parts = set(cleaned.manifest.table["split"].drop_nulls())
-    if settings.split == "given" or (settings.split == "auto" and {"TRAIN", "TEST"} <= parts):
-        cleaned, splits = _take_given_split(cleaned, watcher)
-        settings = replace(settings, split="given", folds=1, repeats=1)
-    else:
-        splits = _make_folds(cleaned, settings)
-        settings = replace(settings, split="folds")
-    return _Plan(settings, cleaned, splits, cleaned.manifest.table["image"].to_list())
-
-
-def _check_usable(cleaned: Cleaned) -> None:
-    """Refuses what no model could be trained on, before any work is done.
-
-    Raises:
-        RecipeError: A kept row has no label, no readable image, or is there twice.
-        DataError: Fewer than two classes.
-    """
-    table = cleaned.manifest.table
-    unreadable = {row["image"] for row in cleaned.manifest.unreadable()}
-    seen: set[str] = set()
-    for image, label, path in table.select("image", "label", "path").iter_rows():
-        if label is None:
-            lacks, step = "not exactly one label", "drop_blank_labels and drop_multiple_labels"
-        elif path is None:
-            lacks, step = "no image", "drop_missing_images"
-        elif image in unreadable:
-            lacks, step = "an image that can't be read", "drop_unreadable"
-        elif image in seen:
-            lacks, step = "more than one row", "drop_conflicts and drop_repeated_rows"
-        else:
-            seen.add(image)
-            continue
-        raise RecipeError(
-            f"After the recipe {cleaned.recipe.name!r}, {image} still has {lacks}. Add the steps "
-            f"{step} to the recipe, as in the shipped ones."
-        )
-    classes = cleaned.manifest.classes()
-    if len(classes) < 2:
-        what = f"only {classes[0]}" if classes else "no image"
-        raise DataError(
-            f"After cleaning there is {what}; expected at least two classes to tell apart. "
-            "Look at what each step dropped with: leuko clean DATA --recipe RECIPE."
-        )
-
-
-def _group(cleaned: Cleaned) -> Cleaned:
-    found = group_same_cells(cleaned.found)
-    group = dict(found.table.select("image", "group").iter_rows())
-    kept = cleaned.manifest.table.with_columns(
-        pl.col("image").replace_strict(group, return_dtype=pl.String).alias("group")
-    )
-    return replace(cleaned, found=found, manifest=cleaned.manifest.with_table(kept))
-
-
-def _make_folds(cleaned: Cleaned, settings: StudySettings) -> list[Split]:
-    table = cleaned.manifest.table
-    parts = sorted(set(table["split"].drop_nulls()))
-    if cleaned.found.layout == "kaggle-augmented" and len(parts) > 1:
-        raise SettingsError(
-            f"The augmented set numbers its sources within each part ({', '.join(parts)}), so the "
-            "same cell may be in two parts under two numbers, and folds across them would leak. "
-            "Use --split given, or give the path of one part."
-        )
-    return make_splits(
-        table["label"].to_list(),
-        table["group"].to_list(),
-        folds=settings.folds,
-        repeats=settings.repeats,
-        seed=settings.seed,
-        images=table["image"].to_list(),
-    )
-
-
-def _take_given_split(cleaned: Cleaned, watcher: Watcher) -> tuple[Cleaned, list[Split]]:
-    """The set's own TRAIN and TEST. Its other parts are left out: TEST_SIMPLE may repeat TEST."""
-    table = cleaned.manifest.table
-    others = table.filter(~pl.col("split").is_in(["TRAIN", "TEST"]).fill_null(value=False))
-    if len(others):
-        names = ", ".join(sorted({part or "no part" for part in others["split"]}))
-        watcher.say(f"{len(others)} images of {names} are not used: only TRAIN and TEST are")
-    table = table.filter(pl.col("split").is_in(["TRAIN", "TEST"]))
-    part, labels = table["split"].to_numpy(), table["label"].to_numpy()
-    train, test = (np.flatnonzero(part == p).astype(np.int64) for p in ("TRAIN", "TEST"))
-    for name, rows in (("TRAIN", train), ("TEST", test)):
-        missing = sorted(set(cleaned.manifest.classes()) - set(labels[rows]))
-        if missing or not len(rows):
-            raise SettingsError(
-                f"The set's own {name} part has {len(rows)} images"
-                + (f" and none of {', '.join(missing)}" if missing else "")
-                + "; expected every class in TRAIN and in TEST. Use --split folds."
-            )
-    splits = [Split(0, 0, train, test)]
-    check_splits(splits, table["group"].to_list(), table["image"].to_list())
-    if len(set(table["group"].to_numpy()[test])) < 2:
-        raise SettingsError(
-            "All images of TEST are of one group, so nothing can be said about how certain a "
-            "figure is. Use --split folds."
-        )
-    return replace(cleaned, manifest=cleaned.manifest.with_table(table)), splits
-
-
 # --- the run folder -------------------------------------------------------------------------------
 
 
-def _record(run: Path, plan: _Plan, environment: dict[str, Any], watcher: Watcher) -> None:
+def _record(run: Path, plan: Plan, environment: dict[str, Any], watcher: Watcher) -> None:
     """Writes everything that is known before training."""
     settings = plan.settings
     write_atomically(run / "environment.json", json.dumps(environment, indent=1))
@@ -391,7 +185,7 @@ def _record(run: Path, plan: _Plan, environment: dict[str, Any], watcher: Watche
     write_atomically(run / "cells.npz", save)
 
 
-def _check_unchanged(run: Path, plan: _Plan) -> None:
+def _check_unchanged(run: Path, plan: Plan) -> None:
     """Refuses to continue with other images, labels, groups, cleaning or splits.
 
     Raises:
@@ -429,22 +223,31 @@ def hash_data(manifest: Manifest) -> str:
 
 
 def _work(
-    run: Path, plan: _Plan, workers: int, watcher: Watcher, began: float, *, resumed: bool
+    run: Path, plan: Plan, workers: int, watcher: Watcher, began: float, *, resumed: bool
 ) -> Study:
     """Trains what isn't trained yet, then writes predictions, results and report."""
     jobs = _make_jobs(run, plan)
-    watcher.begin(run, len(jobs) * plan.settings.epochs)
-    done: dict[tuple[str, int, int], FoldResult] = {}
+    meter = _plan_meter(plan)
+    metering = [] if meter is None else _make_meter_jobs(run, plan, meter, jobs[0])
+    every = [*jobs, *metering]
+    watcher.begin(run, sum(job.settings.epochs for job in every))
+    finished: dict[Path, FoldResult] = {}
     try:
-        for job, result in map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch):
-            done[job.model, job.repeat, job.fold] = result
+        for job, result in map_jobs(fit_fold, every, workers=workers, on_message=watcher.epoch):
+            finished[job.folder] = result
     finally:
         watcher.end()
+    done = {(job.model, job.repeat, job.fold): finished[job.folder] for job in jobs}
     _write_history(run, done)
     watcher.say("judging")
     predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
     results = _summarise(plan, predictions, done)
+    if meter is not None:
+        with np.load(run / "cells.npz", allow_pickle=False) as file:
+            pictures = file["cells"][metering[0].rows]
+        seed = plan.settings.seed
+        results["leak_meter"] = read_meter(meter, pictures, metering, finished, seed=seed)
     results["times"] = {"seconds": perf_counter() - began, "resumed": resumed}
     write_atomically(run / "results.json", json.dumps(results, indent=1, ensure_ascii=False))
     watcher.say("drawing the report")
@@ -452,7 +255,7 @@ def _work(
     return Study(run, results)
 
 
-def _make_jobs(run: Path, plan: _Plan) -> list[FoldJob]:
+def _make_jobs(run: Path, plan: Plan) -> list[FoldJob]:
     """Fold by fold, so that the time left can be told from the first ones of each model."""
     settings = plan.settings
     with np.load(run / "cells.npz", allow_pickle=False) as file:
@@ -462,7 +265,10 @@ def _make_jobs(run: Path, plan: _Plan) -> list[FoldJob]:
         FoldJob(
             run=run.resolve(), model=model, repeat=split.repeat, fold=split.fold, rows=rows,
             labels=plan.labels, train=split.train, test=split.test, classes=len(plan.classes),
-            settings=plan.fit_settings, init=settings.init, seed=settings.seed,
+            settings=replace(
+                plan.fit_settings, precision=choose_precision(model, settings.precision)
+            ),
+            init=settings.init, seed=settings.seed,
             keep_weights=settings.keep_weights,
         )
         for split in plan.splits
@@ -470,9 +276,38 @@ def _make_jobs(run: Path, plan: _Plan) -> list[FoldJob]:
     ]  # fmt: skip
 
 
+def _plan_meter(plan: Plan) -> Meter | None:
+    """What the leak meter measures: the images that are trained on, in folds of its own.
+
+    For a set with a split of its own: what folds of its training part would be worth.
+    """
+    settings = plan.settings
+    if not settings.leak_meter:
+        return None
+    given = settings.split == "given"
+    part = plan.splits[0].train if given else np.arange(len(plan.names))
+    meter = plan_meter(
+        plan.labels[part],
+        [plan.groups[i] for i in part],
+        [plan.names[i] for i in part],
+        plan.classes,
+        folds=StudySettings.folds if given else settings.folds,
+        seed=settings.seed,
+    )
+    return meter and replace(meter, rows=part[meter.rows])
+
+
+def _make_meter_jobs(run: Path, plan: Plan, meter: Meter, job: FoldJob) -> list[FoldJob]:
+    settings = replace(plan.fit_settings, epochs=min(METER_EPOCHS, plan.settings.epochs))
+    pictures = replace(meter, rows=job.rows[meter.rows])  # rows of cells.npz, not of the study
+    return make_meter_jobs(
+        pictures, run, settings, size=plan.settings.size, seed=plan.settings.seed
+    )
+
+
 def _collect(
     run: Path,
-    plan: _Plan,
+    plan: Plan,
     jobs: Sequence[FoldJob],
     done: Mapping[tuple[str, int, int], FoldResult],
 ) -> pl.DataFrame:
@@ -517,7 +352,7 @@ def _write_history(run: Path, done: Mapping[tuple[str, int, int], FoldResult]) -
 
 
 def _summarise(
-    plan: _Plan,
+    plan: Plan,
     predictions: pl.DataFrame,
     done: Mapping[tuple[str, int, int], FoldResult],
 ) -> dict[str, Any]:
@@ -533,8 +368,11 @@ def _summarise(
             "images_per_second": shown / seconds,
             "parameters": results[0].parameters,
             "flops": results[0].flops,
-            "notes": describe_changes(model, settings.init),
+            "notes": describe_changes(
+                model, settings.init, choose_precision(model, settings.precision)
+            ),
         }
+    decisions = plan.cleaned.decisions
     dropped: dict[str, int] = {}
     for step in plan.cleaned.ledger.steps:
         dropped[step.name] = dropped.get(step.name, 0) + len(step.dropped)
@@ -551,6 +389,7 @@ def _summarise(
             "set_aside": found.unreadable(),
             "sha256": hash_data(found),
             "notes": list(found.notes),
+            "decisions": decisions and decisions.to_json(),
         },
         "protocol": {
             **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()},

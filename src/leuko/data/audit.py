@@ -250,7 +250,9 @@ def check_spelling(manifest: Manifest) -> list[Issue]:
         if len(spellings) > 1:
             odd = tuple(image for s in spellings[1:] for image in images[s])
             told = ", ".join(f"{s!r} {counts[s]}" for s in spellings)
-            issues.append(Issue("spelling", odd, f"one class in {len(spellings)} spellings: {told}"))
+            issues.append(
+                Issue("spelling", odd, f"one class in {len(spellings)} spellings: {told}")
+            )
     return issues
 
 

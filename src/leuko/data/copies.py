@@ -60,6 +60,11 @@ class Pair:
     cells: tuple[tuple[Box, Box], ...]
     conflict: bool
 
+    @property
+    def mirrored(self) -> bool:
+        """One of the two is a mirror image."""
+        return bool(np.linalg.det(self.matrix[:, :2]) < 0)
+
 
 def find_pairs(
     manifest: Manifest,
@@ -252,7 +257,9 @@ def _tell_movement(pair: Pair) -> str:
     shift = pair.matrix[:, 2]
     if pair.kind == "turned_copy":
         linear = pair.matrix[:, :2]
-        angle = np.degrees(np.arctan2(linear[1, 0], linear[1, 1] if pair.mirrored else linear[0, 0]))
+        angle = np.degrees(
+            np.arctan2(linear[1, 0], linear[1, 1] if pair.mirrored else linear[0, 0])
+        )
         return f"{'mirrored and ' if pair.mirrored else ''}turned by about {angle:.0f}°"
     return f"moved by ({shift[0]:+.0f}, {shift[1]:+.0f}) px"
 

@@ -190,14 +190,14 @@ def _find_landmarks(
     return points, descriptors[:most].astype(np.uint8)
 
 
-def _flatten(
-    small: NDArray[np.uint8], photographed: NDArray[np.bool_]
-) -> NDArray[np.float16]:
+def _flatten(small: NDArray[np.uint8], photographed: NDArray[np.bool_]) -> NDArray[np.float16]:
     """Green density, small, without shading, exposure and contrast of the photograph."""
     import cv2
 
     size = (max(8, round(small.shape[1] / COARSE)), max(8, round(small.shape[0] / COARSE)))
-    density = -np.log(np.maximum(cv2.resize(small[..., 1], size, interpolation=cv2.INTER_AREA), 4.0))
+    density = -np.log(
+        np.maximum(cv2.resize(small[..., 1], size, interpolation=cv2.INTER_AREA), 4.0)
+    )
     seen = cv2.resize(photographed.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     seen = (seen > 0.99).astype(np.float32)
 
@@ -413,7 +413,9 @@ def _square(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.vstack([matrix, [0, 0, 1]])
 
 
-def _refine(flat_a: FloatArray, flat_b: FloatArray, start: NDArray[np.float64]) -> NDArray[np.float64]:
+def _refine(
+    flat_a: FloatArray, flat_b: FloatArray, start: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The affine movement near `start` with the highest correlation.
 
     Source: Evangelidis and Psarakis 2008, doi:10.1109/TPAMI.2008.113, as in OpenCV.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from leuko.data.headers import tell_format
 from leuko.data.image import decode_image, read_bytes, read_image, resize_image
 from leuko.data.leukocytes import (
+    LOGARITHM,
     Leukocyte,
     choose_leukocyte,
     cut_cell,
@@ -37,6 +38,11 @@ SCALE_SAMPLE = 60  # images of one size, evenly spaced: their median is certain 
 FEW = 200  # images below which starting processes takes longer than they save
 PART = 64  # images of one job
 PORTRAIT = 64  # px, the side of the cut-out that is described
+FINEST = 5.0  # px per µm at which focus and colour are measured; finer pictures are reduced
+EDGES = (0.5, 1.0)  # px, the two blurs between which softness is measured
+SOFTEST = 10.0  # px, where there is no edge at all
+
+FloatArray = NDArray[np.float64]
 
 Progress = Callable[[int, int], None]
 
@@ -46,8 +52,8 @@ class Light:
     """Focus, exposure and colour of one image, where it was photographed at all.
 
     Attributes:
-        sharpness: Log of the strongest fine detail: the 99th percentile of the Laplacian of the
-            green density at about 5 px/µm. One unit less is a blur of about half the detail.
+        softness: Blur of the sharpest edges, as the standard deviation in px at about 5 px/µm; a
+            sharp photograph has about 0.6, 10 is the most.
         background: Brightness of the empty background, in [0, 255]: the largest of its channels.
         contrast: Green density of the densest hundredth, cells, over the background; about 1.
         lost_shadows: Share of pixels that are black in every channel.
@@ -56,7 +62,7 @@ class Light:
             middle of what is dense) and nuclei (the densest of all).
     """
 
-    sharpness: float
+    softness: float
     background: float
     contrast: float
     lost_shadows: float
@@ -192,36 +198,87 @@ def measure_light(pixels: NDArray[np.uint8], scale: float) -> Light:
         pixels: RGB, (H, W, 3), uint8.
         scale: Pixels per µm, so that the same blur is the same number at any magnification.
     """
-    from scipy import ndimage
+    import cv2
 
-    shrink = min(1.0, 5.0 / max(scale, 1e-3), 640 / max(pixels.shape[:2]))
-    height, width = (max(8, round(side * shrink)) for side in pixels.shape[:2])
-    small = resize_image(pixels, height, width)
-    lit = small.max(axis=2) > 12
-    corner = ndimage.binary_opening(~lit, iterations=2)  # black where nothing was photographed
-    seen = ~ndimage.binary_dilation(corner, iterations=5) if corner.any() else np.ones_like(lit)
-    if seen.sum() < 64:
-        seen = np.ones_like(seen)
-    shown = small[seen].astype(np.float32)  # (n, 3)
-    background = np.percentile(shown, 92, axis=0)
-    density = -np.log(np.maximum(small[..., 1], 4) / np.float32(255))
-    detail = np.abs(ndimage.laplace(ndimage.gaussian_filter(density, 0.7)))[seen]
-    green = -np.log(np.maximum(shown[:, 1], 4) / max(background[1], 4))
-    order = np.argsort(green, kind="stable")
-    dense = shown[order[-max(8, len(order) // 50) :]].mean(axis=0)
-    middle = shown[order[int(0.55 * len(order)) : int(0.75 * len(order)) + 1]].mean(axis=0)
+    shrink = min(1.0, FINEST / max(scale, 1e-3), 640 / max(pixels.shape[:2]))
+    small = resize_image(pixels, *(max(8, round(side * shrink)) for side in pixels.shape[:2]))
+    channels = cv2.split(small)
+    brightest = cv2.max(cv2.max(channels[0], channels[1]), channels[2])
+    darkest = cv2.min(cv2.min(channels[0], channels[1]), channels[2])
+    seen = _find_lit(brightest)
+    red, green, blue = (channel[seen].astype(np.intp) for channel in channels)
+    # Everything else follows from how many pixels have which green, and what else they have.
+    counts = np.bincount(green, minlength=256)
+    sums = np.stack([np.bincount(green, c, minlength=256) for c in (red, green, blue)], axis=1)
+    background = [
+        float(_find_level(np.bincount(c, minlength=256), 0.92)) for c in (red, green, blue)
+    ]
+
+    def mix(least: float, most: float) -> FloatArray:
+        """Mean colour (3,) of the pixels whose green lies between two of its quantiles."""
+        levels = slice(_find_level(counts, least), _find_level(counts, most) + 1)
+        return np.asarray(sums[levels].sum(axis=0) / counts[levels].sum())
+
     colours: list[float] = []
-    for colour in (background, middle, dense):
-        red, green_, blue = np.log(np.maximum(colour, 4))
-        colours += [float(red - green_), float(blue - green_)]
+    for colour in (np.array(background), mix(0.25, 0.45), mix(0.0, 0.02)):
+        r, g, b = np.log(np.maximum(colour, 4))
+        colours += [float(r - g), float(b - g)]
+    densest = max(_find_level(counts, 0.01), 4)
     return Light(
-        sharpness=float(np.log(np.percentile(detail, 99) + 1e-4)),
-        background=float(background.max()),
-        contrast=float(np.percentile(green, 99)),
-        lost_shadows=float((shown <= 3).all(axis=1).mean()),
-        lost_lights=float((shown >= 252).all(axis=1).mean()),
+        softness=_measure_softness(channels[1], seen),
+        background=max(background),
+        contrast=float(np.log(max(background[1], 4) / densest)),
+        lost_shadows=float((brightest[seen] <= 3).mean()),
+        lost_lights=float((darkest[seen] >= 252).mean()),
         colours=tuple(colours),
     )
+
+
+def _find_lit(brightest: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """False in black corners, as turning a picture leaves them, and near them.
+
+    Black that doesn't touch the border is a shadow.
+    """
+    import cv2
+
+    black = (brightest <= 12).astype(np.uint8)
+    lit = np.ones(black.shape, dtype=bool)
+    if not black.any():
+        return lit
+    parts = cv2.connectedComponents(black, None, 8)[1]
+    border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    outside = np.zeros(parts.max() + 1, dtype=np.uint8)
+    outside[border] = 1
+    outside[0] = 0
+    dark = cv2.dilate(outside[parts], np.ones((13, 13), np.uint8))
+    return np.asarray(dark == 0) if (dark == 0).sum() >= 64 else lit
+
+
+def _find_level(counts: NDArray[np.intp], share: float) -> int:
+    """The grey level, 0 to 255, up to which this share of the counted pixels lies."""
+    total = np.cumsum(counts)
+    return int(np.searchsorted(total, max(1.0, share * total[-1])))
+
+
+def _measure_softness(green: NDArray[np.uint8], seen: NDArray[np.bool_]) -> float:
+    """Standard deviation of the blur in px that the sharpest edges look as if they had.
+
+    An edge that is blurred by s, and once more by t, has its strongest Laplacian in proportion to
+    1 / (s² + t²), so s follows from two values of t. How strong the edge is falls out, and with it
+    stain and exposure.
+    """
+    import cv2
+
+    density = -LOGARITHM[green]
+    steepest = []
+    for spread in EDGES:
+        detail = cv2.Laplacian(cv2.GaussianBlur(density, (0, 0), spread), cv2.CV_32F)
+        sizes = np.abs(detail[seen])
+        place = int(0.997 * (len(sizes) - 1))
+        steepest.append(float(np.partition(sizes, place)[place]) + 1e-5)
+    ratio = steepest[0] / steepest[1]
+    square = (EDGES[1] ** 2 - EDGES[0] ** 2 * ratio) / max(ratio - 1, 1e-3)
+    return float(np.sqrt(np.clip(square, 0.0, SOFTEST**2)))
 
 
 def measure_set_scales(

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from leuko.data.audit import measure_set_scales
 from leuko.data.image import read_image
 from leuko.data.leukocytes import choose_leukocyte, cut_cell, cut_field, find_leukocytes
 from leuko.data.manifest import Manifest
+from leuko.data.measurements import measure_set_scales
 from leuko.engine import count_cores
 
 

@@ -132,18 +132,24 @@ def _distance(mask: NDArray[Any]) -> FloatArray:
     """Distance in px of each pixel to the nearest one of the mask: 0 on it, at most 64."""
     empty = np.logical_not(mask).astype(np.uint8)
     away = cv2.distanceTransform(empty, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(np.minimum(away, np.float32(SIZE)), np.float32)
+    squared = np.rint(np.square(np.minimum(away, np.float32(SIZE))))  # whole; see `_length`
+    return np.asarray(np.sqrt(squared), np.float32)
 
 
 def _distance_from_middle(mask: ByteMask) -> FloatArray:
     """Distance in px of each pixel to the middle of the mask's area."""
     moments = cv2.moments(mask, binaryImage=True)
     x, y = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
-    return np.asarray(np.hypot(_AXIS - np.float32(y), _AXIS.T - np.float32(x)), np.float32)
+    return _length(_AXIS - np.float32(y), _AXIS.T - np.float32(x))
 
 
 def _blur(image: FloatArray, sigma: float) -> FloatArray:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+
+
+def _length(x: NDArray[Any], y: NDArray[Any]) -> FloatArray:
+    """Length of vectors. OpenCV's own rounds in a way that depends on where the arrays lie."""
+    return np.asarray(np.sqrt(x * x + y * y), np.float32)
 
 
 _AXIS = np.arange(SIZE, dtype=np.float32)[:, None]
@@ -230,7 +236,7 @@ def _describe_grain(smooth: Sequence[FloatArray], regions: Mapping[str, ByteMask
             cv2.Sobel(image, cv2.CV_32F, *order)
             for order in ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1))
         )
-        maps += [cv2.magnitude(dx, dy) / 8, cv2.magnitude(xx - yy, 2 * xy) / 8]
+        maps += [_length(dx, dy) / 8, _length(xx - yy, 2 * xy) / 8]
     stack = np.asarray(cv2.merge(maps), np.float32)  # (64, 64, 54)
     numbers = []
     for name in ("nucleus", "cytoplasm", "rim", "centre", "surroundings"):
@@ -291,7 +297,7 @@ def _describe_variation(
     """
     dx = cv2.Sobel(smooth[1], cv2.CV_32F, 1, 0)
     dy = cv2.Sobel(smooth[1], cv2.CV_32F, 0, 1)
-    edges = cv2.magnitude(dx, dy) / 8
+    edges = _length(dx, dy) / 8
     dots = cv2.Laplacian(smooth[2], cv2.CV_32F)
     maps = cv2.merge([smooth[0], edges, dots, off_middle / 20, depth / 10])  # (64, 64, 11)
     width = maps.shape[2]
@@ -305,6 +311,7 @@ def _describe_variation(
         # OpenCV sums in one order; NumPy's matrix product may not, if threads share it.
         matrices[k] = cv2.mulTransposed(inside, aTa=True) / len(inside)
     values, vectors = np.linalg.eigh(matrices + 1e-5 * np.eye(width))
-    logs = np.einsum("kiv,kv,kjv->kij", vectors, np.log(np.maximum(values, 1e-7)), vectors)
+    logs = np.log(np.maximum(values, 1e-7))[:, None, None, :]
+    logs = (vectors[:, :, None, :] * vectors[:, None, :, :] * logs).sum(axis=3)
     rows, columns = np.triu_indices(width)
     return np.asarray(logs[:, rows, columns].ravel(), np.float32)

@@ -504,7 +504,7 @@ def draw_leak_meter(meter: Mapping[str, Any]) -> Figure:
 
     Args:
         meter: ``rows`` of ``who``, ``random``, ``grouped`` and ``difference`` (random minus
-            grouped), each {value, low, high} in [0, 1] or null; ``metric``; ``majority``, the
+            grouped, on the images that share a group), each {value, low, high} in [0, 1] or null; ``metric``; ``majority``, the
             score of always naming the commonest class, or null.
     """
     rows = list(meter["rows"])
@@ -521,7 +521,7 @@ def draw_leak_meter(meter: Mapping[str, Any]) -> Figure:
     if meter.get("majority") is not None:
         axes.axvline(100 * meter["majority"], color=QUIET, lw=0.8, ls=(0, (4, 3)),
                      label="commonest class", zorder=0)  # fmt: skip
-    axes.annotate("random − grouped, points", (1, 1), (6, 4), weight="bold", size=6.8,
+    axes.annotate("gain with a partner, points", (1, 1), (6, 4), weight="bold", size=6.8,
                   xycoords="axes fraction", textcoords="offset points")  # fmt: skip
     for y, row in enumerate(rows):
         value, low, high = (points(v) for v in triple(row, "difference"))

@@ -1,4 +1,4 @@
-"""Two classifiers that know no morphology: what a network has to beat to have seen a cell.
+"""Classifiers that know no morphology: what a network has to beat to have seen a cell.
 
 They see the same pictures, folds and training rows as the networks.
 """
@@ -61,6 +61,28 @@ def predict_colour(
     probabilities = np.zeros((len(test), classes))
     probabilities[:, trees.classes_] = answers
     return probabilities
+
+
+def look_up(
+    train: NDArray[np.uint8], labels: NDArray[np.int64], test: NDArray[np.uint8], classes: int
+) -> NDArray[np.float64]:
+    """The label of the training picture with the most similar colours: memory and nothing else.
+
+    Args:
+        train: (N, S, S, 3).
+        labels: (N,), in [0, K).
+        test: (M, S, S, 3).
+        classes: K.
+
+    Returns:
+        (M, K): 1 for that label, 0 for the others.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    # The distance of square roots (Hellinger's) counts rare colours, those of granules, too.
+    nearest = KNeighborsClassifier(n_neighbors=1).fit(np.sqrt(histogram(train)), labels)
+    said: NDArray[np.int64] = nearest.predict(np.sqrt(histogram(test)))
+    return np.eye(classes)[said]
 
 
 def histogram(cells: NDArray[np.uint8]) -> NDArray[np.float32]:

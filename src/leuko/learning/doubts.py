@@ -31,12 +31,13 @@ REPEATS = 3
 LANDMARKS = 1500
 WIDTH = 0.5  # of the kernel, in 1 / (mean squared distance of two portraits)
 PENALTY = 0.03
+SHARPNESS, LEEWAY = 9.0, 0.2  # models are seldom sharper than this; deviation of its logarithm
 SURE = 0.5  # score from which a label is flagged
 
 BLOCK = 4096  # rows at a time, so that memory doesn't grow with the set
 RESAMPLES = 200
 SHARES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 214)])  # 4 % from one to the next
-SHARPNESSES = np.geomspace(1, 60, 42)
+SHARPNESSES = np.geomspace(2, 40, 41)
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Doubts:
         reason: Why there is no opinion on any image, in one sentence; empty if there is one.
         left_out: Classes whose images were not judged though others were, with the reason.
         wrong: Estimated share of wrong labels among those judged; None if there is no opinion.
-            Maximum likelihood under the noise model; the interval is a bootstrap over groups, with
-            the models as they are. Errors between classes that look alike are underestimated.
+            The most probable one under the noise model; the interval is a bootstrap over groups,
+            with the models as they are. Errors between classes that look alike are underestimated.
     """
 
     classes: tuple[str, ...]
@@ -113,6 +114,8 @@ def find_doubts(
     Sources: kernel ridge regression on landmarks, Williams & Seeger 2001 (NIPS 13); wrong labels
         as a noise of the observed label, Lawrence & Schölkopf 2001 (ICML 18).
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     _check(features, labels, groups, folds, seed)
     classes, given = np.unique(np.asarray(list(labels), dtype=str), return_inverse=True)
     names = tuple(str(name) for name in classes)
@@ -126,23 +129,25 @@ def find_doubts(
         reason = f"Only {names[kept[0]]} has enough images; it takes two classes to doubt a label."
         return _have_no_opinion(names, given, reason, left_out)
     rows = np.flatnonzero(judged)
-    groups_kept = [groups[i] for i in rows]
-    splits = _split([names[k] for k in given[rows]], groups_kept, folds, seed)
+    groups_kept = [groups[i] for i in rows.tolist()]
+    splits = _split([labels[i] for i in rows.tolist()], groups_kept, folds, seed)
     if not splits:
         reason = "Groups that hold several classes leave no way to split the images by group."
         return _have_no_opinion(names, given, reason, left_out)
     truth = np.searchsorted(kept, given[rows])  # (n,) in [0, len(kept))
-    scores = _answer(features[rows], truth, len(kept), splits, seed)  # (R, n, k)
-    mean = scores.mean(axis=0)
-    hits, majority = (mean.argmax(axis=1) == truth).mean(), np.bincount(truth).max() / len(truth)
-    if hits <= majority:
-        reason = (
-            f"The models agree with {hits:.0%} of the labels, no more than always answering the "
-            f"commonest class would ({majority:.0%})."
-        )
-        return _have_no_opinion(names, given, reason, left_out)
-    sharpness, share = _fit_noise(mean, truth)
-    wrong = Share(share, *_bound_share(mean, truth, groups_kept, share, seed))
+    with threadpool_limits(limits=1):  # sums that threads share are rounded in another order
+        scores = _answer(features[rows], truth, len(kept), splits, seed)  # (R, n, k)
+        mean = scores.mean(axis=0)
+        agreed = (mean.argmax(axis=1) == truth).mean()
+        commonest = np.bincount(truth).max() / len(truth)
+        if agreed <= commonest:
+            reason = (
+                f"The models agree with {agreed:.0%} of the labels, no more than always answering "
+                f"the commonest class would ({commonest:.0%})."
+            )
+            return _have_no_opinion(names, given, reason, left_out)
+        sharpness, share = _fit_noise(mean, truth)
+        wrong = Share(share, *_bound_share(mean, truth, groups_kept, share, seed))
     return _judge(names, kept, given, judged, scores, sharpness, wrong, left_out)
 
 
@@ -177,7 +182,7 @@ def _leave_out(names: Sequence[str], given: IntArray, groups: Sequence[str]) -> 
     left_out = {}
     for k, name in enumerate(names):
         rows = np.flatnonzero(given == k)
-        own = len({groups[i] for i in rows})
+        own = len({groups[i] for i in rows.tolist()})
         if len(rows) < LEAST_OF_CLASS:
             left_out[name] = f"{len(rows)} images; at least {LEAST_OF_CLASS} are needed."
         elif own < LEAST_GROUPS:
@@ -222,24 +227,18 @@ def _answer(
     splits: Sequence[Split],
     seed: int,
 ) -> FloatArray:
-    """Out-of-fold scores (R, N, K) of each repeat, about 1 for the class and 0 for the others.
-
-    On one thread, because sums that threads share are rounded in another order.
-    """
-    from threadpoolctl import threadpool_limits
-
+    """Out-of-fold scores (R, N, K) of each repeat, about 1 for the class and 0 for the others."""
     spread = features.std(axis=0)
     points = (features - features.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)
     points = np.ascontiguousarray(points, dtype=np.float32)
     width = WIDTH / max(2 * float(points.var(axis=0).sum()), 1e-6)
     scores = np.zeros((REPEATS, len(points), classes))
-    with threadpool_limits(limits=1):
-        for split in splits:
-            rng = np.random.default_rng([seed, split.repeat, split.fold])
-            chosen = rng.choice(split.train, min(LANDMARKS, len(split.train)), replace=False)
-            scores[split.repeat, split.test] = _fit_and_answer(
-                points, np.eye(classes)[truth], split, points[np.sort(chosen)], width
-            )
+    for split in splits:
+        rng = np.random.default_rng([seed, split.repeat, split.fold])
+        chosen = rng.choice(split.train, min(LANDMARKS, len(split.train)), replace=False)
+        scores[split.repeat, split.test] = _fit_and_answer(
+            points, np.eye(classes)[truth], split, points[np.sort(chosen)], width
+        )
     return scores
 
 
@@ -266,13 +265,13 @@ def _fit_and_answer(
     for start in range(0, len(split.test), BLOCK):
         rows = split.test[start : start + BLOCK]
         answers[start : start + BLOCK] = _compare(points[rows], landmarks, width) @ weights
-    return answers + middle
+    return np.asarray(answers + middle)
 
 
 def _compare(a: NDArray[np.float32], b: NDArray[np.float32], width: float) -> FloatArray:
     """Gaussian kernel (A, B) in [0, 1] of (A, D) and (B, D)."""
     squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
-    return np.exp(-width * np.maximum(squared, 0).astype(np.float64))
+    return np.asarray(np.exp(-width * np.maximum(squared, 0).astype(np.float64)))
 
 
 # --- what follows from it -----------------------------------------------------------------
@@ -296,25 +295,40 @@ def _explain(own: FloatArray, share: NDArray[np.floating] | float, classes: int)
 
 
 def _fit_noise(scores: FloatArray, truth: IntArray) -> tuple[float, float]:
-    """Sharpness of the models and share of wrong labels, together, by maximum likelihood."""
+    """Sharpness of the models and share of wrong labels, together: the most probable pair.
+
+    Few images can't tell models that are never wrong, and some wrong labels, from models that are
+    sometimes wrong. An expectation decides there, and gives way where images are many.
+    """
     from scipy.optimize import minimize
 
-    rows, classes = np.arange(len(truth)), scores.shape[1]
+    rows, (count, classes) = np.arange(len(truth)), scores.shape
 
     def surprise(at: FloatArray) -> float:
         own = _turn_to_probabilities(scores, float(np.exp(at[0])))[rows, truth]
-        share = 0.5 / (1 + np.exp(-at[1]))
-        return -float(np.log(_explain(own, share, classes) + 1e-12).mean())
+        likelihood = _explain(own, 0.5 / (1 + np.exp(-at[1])), classes)
+        return -float((np.log(likelihood + 1e-12).sum() + _expect(np.exp(at[0]))) / count)
 
-    starts = ((2.0, -2.0), (3.0, -5.0))
     found = min(
         (
-            minimize(surprise, s, method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-7})
-            for s in starts
+            minimize(
+                surprise,
+                (np.log(SHARPNESS), start),
+                method="Nelder-Mead",
+                options={"xatol": 1e-3, "fatol": 1e-7},
+            )
+            for start in (-2.0, -5.0)
         ),
         key=lambda result: float(result.fun),
     )
-    return float(np.exp(found.x[0])), float(0.5 / (1 + np.exp(-found.x[1])))
+    share = float(0.5 / (1 + np.exp(-found.x[1])))
+    return float(np.exp(found.x[0])), share if share * count > 0.01 else 0.0
+
+
+def _expect(sharpness: float) -> float:
+    """Logarithm of how probable a sharpness is before the answers are seen, up to a constant."""
+    excess = max(0.0, float(np.log(sharpness / SHARPNESS)))
+    return -0.5 * (excess / LEEWAY) ** 2
 
 
 def _bound_share(
@@ -330,7 +344,7 @@ def _bound_share(
     shares = np.zeros(RESAMPLES)
     for sharpness in SHARPNESSES:
         own = _turn_to_probabilities(scores, float(sharpness))[rows, truth]
-        likelihood = np.zeros((RESAMPLES, len(SHARES)))
+        likelihood = np.full((RESAMPLES, len(SHARES)), _expect(float(sharpness)))
         for start in range(0, len(own), BLOCK):
             part = slice(start, start + BLOCK)
             logs = np.log(_explain(own[part, None], SHARES, scores.shape[1]) + 1e-12)
@@ -366,7 +380,7 @@ def _judge(
 
     everyone = np.full((len(given), len(names)), np.nan)
     everyone[rows] = 0.0
-    everyone[np.ix_(rows, kept)] = probabilities
+    everyone[np.ix_(rows, np.asarray(kept))] = probabilities
     suggested, score = given.copy(), np.zeros(len(given))
     suggested[rows] = np.asarray(kept)[probabilities.argmax(axis=1)]
     score[rows] = np.clip(surely, 0, 1)

@@ -36,6 +36,7 @@ class FoldJob:
         init: Start of the weights, see `leuko.learning.models.build`.
         seed: Of the study; that of the job depends on it, the repeat and the fold.
         keep_weights: Whether the trained weights stay in the job's folder.
+        part: Folder of the run in which the jobs of one purpose lie.
     """
 
     run: Path
@@ -51,12 +52,13 @@ class FoldJob:
     init: str
     seed: int
     keep_weights: bool
+    part: str = "fits"
 
     @property
     def folder(self) -> Path:
         """Where the job leaves its results."""
         name = self.model.replace(":", "-").replace("/", "-")
-        return self.run / "fits" / f"{name}-r{self.repeat}-f{self.fold}"
+        return self.run / self.part / f"{name}-r{self.repeat}-f{self.fold}"
 
     @property
     def fit_seed(self) -> int:

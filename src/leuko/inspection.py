@@ -1,0 +1,292 @@
+"""Inspects a set before any model is believed: the audit, likely wrong labels, the leak meter.
+
+    data → manifest → issues and groups → out-of-fold opinions → (leak meter) → audit folder
+
+Joins what the floors below find, and writes one folder: the page, the same as JSON, the manifest
+with groups and codes, the scores, and a table in which a person decides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from leuko.data.audit import Audit, add_issues, find_issues
+from leuko.data.decisions import write_decisions
+from leuko.data.issues import KINDS, Issue
+from leuko.data.manifest import Manifest, write_manifest
+from leuko.data.pictures import cut_pictures
+from leuko.data.sources import scan
+from leuko.engine import count_cores, map_jobs, refuse_in_worker
+from leuko.errors import MissingExtraError, SettingsError
+from leuko.judgement.audit_page import write_audit_page
+from leuko.learning.doubts import Doubts, find_doubts
+from leuko.learning.fit import FitSettings
+from leuko.learning.folds import FoldResult, fit_fold
+from leuko.meter import EPOCHS, make_meter_jobs, plan_meter, read_meter
+from leuko.plan import find_name
+from leuko.run import check_run_folder, describe_environment, make_run_folder
+from leuko.storage import write_atomically
+from leuko.watcher import Watcher
+
+SIZE = 64  # px of the pictures that the leak meter sees
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A finished inspection.
+
+    Attributes:
+        audit: Issues, groups, and the manifest with both.
+        doubts: What out-of-fold models say of the labels; None if it wasn't asked for.
+        leak_meter: As in ``results.json`` of a study; None if it wasn't asked for.
+        folder: Where page and tables were written; None if nowhere.
+    """
+
+    audit: Audit
+    doubts: Doubts | None = None
+    leak_meter: dict[str, Any] | None = None
+    folder: Path | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def manifest(self) -> Manifest:
+        """The set with groups and issue codes, for `leuko.clean` and `leuko.compare`."""
+        return self.audit.manifest
+
+    @property
+    def issues(self) -> tuple[Issue, ...]:
+        """Everything that was found."""
+        return self.audit.issues
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Images that show the same cell or come from one source."""
+        return self.audit.groups
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``leuko audit --json`` prints it."""
+        facts = self.audit.to_json()
+        if self.doubts is not None:
+            wrong = self.doubts.wrong
+            facts["wrong_labels"] = {
+                "share": asdict(wrong) if wrong is not None else None,
+                "judged": int(self.doubts.judged.sum()),
+                "reason": self.doubts.reason,
+                "left_out": self.doubts.left_out,
+            }
+        if self.leak_meter is not None:
+            facts["leak_meter"] = self.leak_meter
+        facts["notes"] = [*self.manifest.notes, *self.notes]
+        return facts
+
+
+def audit(
+    data: Manifest | str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    write: bool = False,
+    folds: int = 5,
+    split: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+    command: Sequence[str] = (),
+) -> Inspection:
+    """Looks for everything that can be wrong with a set.
+
+    Args:
+        data: A path as for `leuko.scan`, a manifest, or None for the synthetic demo set.
+        out: The folder for page and tables; it must not exist.
+        write: Write into the next free folder under ``runs/`` if `out` is left out.
+        folds: That a study would use.
+        split: Measure what a random split of this set is worth; trains small networks where
+            PyTorch is installed.
+        seed: Decides folds and trees.
+        workers: Processes at a time; None takes one per core. They don't change the result.
+        watcher: Learns of the progress.
+        command: As typed, for the page.
+
+    Raises:
+        LeukoError: See `leuko.errors`.
+    """
+    refuse_in_worker("leuko.audit")
+    if not 2 <= folds <= 1000:
+        raise SettingsError(f"folds is {folds}; expected a whole number from 2 to 1000.")
+    write = write or out is not None
+    if split and not write:
+        raise SettingsError("The leak meter keeps its folds in a folder; give one with out.")
+    watcher = watcher or Watcher()
+    workers = count_cores() if workers is None else workers
+    if write:
+        check_run_folder(out)
+    if isinstance(data, Manifest):
+        manifest = data
+    else:
+        watcher.say("drawing the demo set" if data is None else "reading the images")
+        manifest = scan(data)
+    for note in manifest.notes:
+        watcher.say(note)
+    found = find_issues(manifest, folds=folds, workers=workers, say=watcher.count)
+    watcher.say("looking for labels that models don't believe")
+    doubts = judge_labels(found, folds=folds, seed=seed)
+    found = add_issues(found, describe_doubts(found, doubts))
+    found = replace(found, looked_for=frozenset(KINDS) - _not_looked_for(doubts))
+    inspection = Inspection(found, doubts)
+    folder = None
+    if write:
+        folder = make_run_folder(out, f"audit-{'demo' if data is None else find_name(data)}")
+        inspection = replace(inspection, folder=folder)
+    if split and folder is not None:
+        meter, notes = measure_leaks(found.manifest, folder, folds, seed, workers, watcher)
+        inspection = replace(inspection, leak_meter=meter, notes=notes)
+    if folder is not None:
+        watcher.say("drawing the page")
+        write_inspection(inspection, folder, list(command))
+    return inspection
+
+
+def _not_looked_for(doubts: Doubts) -> set[str]:
+    return {"likely_wrong_label"} if doubts.reason else set()
+
+
+# --- likely wrong labels --------------------------------------------------------------------------
+
+
+def judge_labels(audit: Audit, *, folds: int, seed: int) -> Doubts:
+    """Out-of-fold opinions on every image with one label; see `leuko.learning.doubts`."""
+    usable = _usable(audit.manifest).filter(pl.col("image").is_in(list(audit.measured)))
+    names = usable["image"].to_list()
+    portraits = [audit.measured[name].portrait for name in names]
+    features = np.stack(portraits) if portraits else np.zeros((0, 1), np.float32)
+    labels, groups = usable["label"].to_list(), usable["group"].to_list()
+    return find_doubts(features, labels, groups, folds=folds, seed=seed)
+
+
+def _usable(manifest: Manifest) -> pl.DataFrame:
+    """One row per image that has one label and can be read."""
+    return manifest.table.filter(
+        pl.col("label").is_not_null() & pl.col("path").is_not_null() & pl.col("width").is_not_null()
+    ).unique("image", keep="first", maintain_order=True)
+
+
+def describe_doubts(audit: Audit, doubts: Doubts) -> list[Issue]:
+    """One issue per label that the models dispute."""
+    usable = _usable(audit.manifest).filter(pl.col("image").is_in(list(audit.measured)))
+    issues = []
+    for i, image in enumerate(usable["image"]):
+        if doubts.flagged[i]:
+            given, other = (doubts.classes[k] for k in (doubts.given[i], doubts.suggested[i]))
+            p = doubts.probabilities[i]
+            detail = (
+                f"labelled {given} ({p[doubts.given[i]]:.0%} by models that never saw it), which "
+                f"rather say {other} ({p[doubts.suggested[i]]:.0%})"
+            )
+            issues.append(
+                Issue("likely_wrong_label", (image,), detail, float(doubts.score[i]),
+                      {"suggested": other})
+            )  # fmt: skip
+    return issues
+
+
+# --- the leak meter -------------------------------------------------------------------------------
+
+
+def measure_leaks(
+    manifest: Manifest, folder: Path, folds: int, seed: int, workers: int, watcher: Watcher
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """The leak meter of a set, and notes on what it could not measure."""
+    images, pictures, _ = cut_pictures(manifest, view="cell", size=SIZE)
+    rows = dict(zip(_usable(manifest)["image"], range(len(manifest)), strict=False))
+    usable = _usable(manifest)[[rows[image] for image in images]]
+    classes = sorted(set(usable["label"]))
+    labels = np.searchsorted(classes, usable["label"].to_numpy()).astype(np.int64)
+    meter = plan_meter(labels, usable["group"].to_list(), images, classes, folds=folds, seed=seed)
+    if meter is None:
+        return None, (f"The leak meter needs two classes with {folds} groups each.",)
+    chosen = pictures[meter.rows]
+    jobs, done, notes = [], {}, []
+    try:
+        _require_torch()
+    except MissingExtraError as error:
+        notes.append(f"The leak meter has no row for a network: {error}")
+    else:
+        _save_pictures(folder, images, pictures)
+        settings = FitSettings(epochs=EPOCHS, views=1, precision="auto")
+        jobs = make_meter_jobs(meter, folder, settings, size=SIZE, seed=seed)
+        done = _train(jobs, folder, workers, watcher)
+    result = read_meter(meter, chosen, jobs, done, seed=seed)
+    if len(chosen) < len(pictures):
+        notes.append(f"The leak meter rests on {len(chosen)} of {len(pictures)} images, drawn.")
+    return result, tuple(notes)
+
+
+def _train(
+    jobs: Sequence[Any], folder: Path, workers: int, watcher: Watcher
+) -> dict[Path, FoldResult]:
+    watcher.begin(folder, sum(job.settings.epochs for job in jobs))
+    try:
+        running = map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch)
+        return {job.folder: result for job, result in running}
+    finally:
+        watcher.end()
+
+
+def _save_pictures(folder: Path, images: Sequence[str], pictures: NDArray[np.uint8]) -> None:
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez_compressed(file, image=np.array(images), cells=pictures)
+
+    write_atomically(folder / "cells.npz", save)
+
+
+def _require_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None or find_spec("torchvision") is None:
+        raise MissingExtraError(
+            "PyTorch isn't installed. Install it with: pip install 'leuko[train]'"
+        )
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def write_inspection(inspection: Inspection, folder: Path, command: Sequence[str] = ()) -> None:
+    """Writes ``audit.html``, ``audit.json``, ``manifest.parquet``, ``scores.parquet`` and
+    ``decisions.csv``.
+
+    Raises:
+        StorageError: One of them can't be written.
+    """
+    found = inspection.audit
+    facts = json.dumps(inspection.to_json(), indent=1, ensure_ascii=False)
+    write_atomically(folder / "audit.json", facts + "\n")
+    write_manifest(found.manifest, folder / "manifest.parquet")
+    write_atomically(folder / "scores.parquet", lambda p: found.scores.write_parquet(p))
+    write_decisions(found.issues, found.manifest, folder / "decisions.csv")
+    environment = describe_environment(list(command))
+    write_audit_page(
+        folder / "audit.html",
+        found.manifest,
+        found.issues,
+        found.groups,
+        leukocytes={
+            image: [(c.x0, c.y0, c.x1, c.y1, c.score) for c in m.leukocytes]
+            for image, m in found.measured.items()
+        },
+        drawn={
+            image: [(b.x0, b.y0, b.x1, b.y1) for b in boxes] for image, boxes in found.drawn.items()
+        },
+        meter=inspection.leak_meter,
+        command=command,
+        facts={k: v for k, v in environment.items() if k != "command"},
+        looked_for=found.looked_for,
+    )

@@ -1,0 +1,262 @@
+"""What a study will train and test on, decided before the first network is built.
+
+    data → manifest → audit: groups → cleaning → splits
+
+Nothing is written here: whoever is refused has lost no time and no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from leuko.data.audit import find_issues
+from leuko.data.cleaning import Cleaned, clean
+from leuko.data.manifest import Manifest
+from leuko.data.recipe import load_recipe
+from leuko.data.sources import scan
+from leuko.data.splits import Split, check_splits, make_splits
+from leuko.errors import DataError, RecipeError, SettingsError
+from leuko.learning.fit import FitSettings
+from leuko.settings import StudySettings
+from leuko.watcher import Watcher
+
+Source = Manifest | Cleaned | str | Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before training.
+
+    Attributes:
+        settings: Resolved: ``split`` is "folds" or "given".
+        cleaned: The kept rows, one per image, with their groups.
+        splits: Over the rows of `cleaned`.
+        names: Image ids of the cleaned rows, in the order that `splits` index.
+    """
+
+    settings: StudySettings
+    cleaned: Cleaned
+    splits: list[Split]
+    names: list[str]
+
+    @property
+    def found(self) -> Manifest:
+        """Every row, before cleaning."""
+        return self.cleaned.found
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each cleaned row."""
+        return self.cleaned.manifest.table["group"].to_list()
+
+    @property
+    def splits_table(self) -> pl.DataFrame:
+        """As in ``splits.parquet``."""
+        return pl.DataFrame(
+            [
+                {"repeat": s.repeat, "fold": s.fold, "image": self.names[i], "part": part}
+                for s in self.splits
+                for part, index in (("train", s.train), ("test", s.test))
+                for i in index
+            ]
+        )
+
+    @property
+    def fit_settings(self) -> FitSettings:
+        """The training protocol of every model."""
+        s = self.settings
+        return FitSettings(
+            epochs=s.epochs, batch=s.batch, learning_rate=s.learning_rate,
+            label_smoothing=s.label_smoothing, precision=s.precision, views=s.views,
+            balance=self.cleaned.balance,
+        )  # fmt: skip
+
+    @property
+    def classes(self) -> list[str]:
+        """K names, in alphabetical order."""
+        return self.cleaned.manifest.classes()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) in [0, K)."""
+        number = {name: k for k, name in enumerate(self.classes)}
+        column = self.cleaned.manifest.table["label"].to_list()
+        return np.array([number[label] for label in column], dtype=np.int64)
+
+
+def find_root(data: Manifest | Cleaned | str | Path) -> Path:
+    """Where the images of a set lie."""
+    if isinstance(data, Cleaned):
+        return data.manifest.root
+    return data.root if isinstance(data, Manifest) else Path(data)
+
+
+def find_name(data: Manifest | Cleaned | str | Path) -> str:
+    """What a set is called."""
+    if isinstance(data, Cleaned):
+        return data.manifest.name
+    return data.name if isinstance(data, Manifest) else Path(data).resolve().stem
+
+
+def make_plan(data: Source, settings: StudySettings, watcher: Watcher, *, workers: int) -> Plan:
+    """Reads, audits, cleans and splits.
+
+    Args:
+        data: As for `leuko.compare`.
+        settings: Checked.
+        watcher: Learns of the progress.
+        workers: Processes for the audit; they change the time, never the result.
+
+    Raises:
+        DataError: The data can't be used.
+        SplitError: They can't be split as asked.
+    """
+    cleaned = _clean(data, settings, watcher, workers)
+    for note in cleaned.found.notes:
+        watcher.say(note)
+    _check_usable(cleaned)
+    parts = set(cleaned.manifest.table["split"].drop_nulls())
+    if settings.split == "given" or (settings.split == "auto" and {"TRAIN", "TEST"} <= parts):
+        cleaned, splits = _take_given_split(cleaned, settings, watcher)
+        settings = replace(settings, split="given", folds=1, repeats=1)
+    else:
+        splits = _make_folds(cleaned, settings)
+        settings = replace(settings, split="folds")
+    return Plan(settings, cleaned, splits, cleaned.manifest.table["image"].to_list())
+
+
+def _clean(data: Source, settings: StudySettings, watcher: Watcher, workers: int) -> Cleaned:
+    """The kept rows, with the groups that the settings ask for."""
+    if isinstance(data, Cleaned):
+        if settings.groups != "cell" or data.manifest.audited:
+            return data
+        found = _audit(data.found, settings, watcher, workers)
+        group = dict(found.table.select("image", "group").iter_rows())
+        kept = data.manifest.table.with_columns(
+            pl.col("image").replace_strict(group, return_dtype=pl.String).alias("group")
+        )
+        return replace(data, found=found, manifest=data.manifest.with_table(kept))
+    if isinstance(data, Manifest):
+        manifest = data
+    else:
+        watcher.say("drawing the demo set" if data is None else "reading the images")
+        manifest = scan(data)
+    recipe = load_recipe(settings.recipe)
+    if not manifest.audited and (settings.groups == "cell" or recipe.needs_audit):
+        audited = _audit(manifest, settings, watcher, workers)
+        if settings.groups != "cell":
+            audited = audited.with_table(audited.table.with_columns(manifest.table["group"]))
+        manifest = audited
+    decisions = settings.decisions or None
+    return clean(manifest, recipe, seed=settings.seed, decisions=decisions)
+
+
+def _audit(manifest: Manifest, settings: StudySettings, watcher: Watcher, workers: int) -> Manifest:
+    watcher.say("looking for copies, and for the same cell in several images")
+    audit = find_issues(manifest, folds=settings.folds, workers=workers, say=watcher.count)
+    for issue in audit.issues:
+        if issue.kind == "wrong_group":
+            watcher.say(f"the set's own groups are not used: {issue.detail}")
+    return audit.manifest
+
+
+def _check_usable(cleaned: Cleaned) -> None:
+    """Refuses what no model could be trained on, before any work is done.
+
+    Raises:
+        RecipeError: A kept row has no label, no readable image, or is there twice.
+        DataError: Fewer than two classes.
+    """
+    table = cleaned.manifest.table
+    unreadable = {row["image"] for row in cleaned.manifest.unreadable()}
+    seen: set[str] = set()
+    for image, label, path in table.select("image", "label", "path").iter_rows():
+        if label is None:
+            lacks, step = "not exactly one label", "drop_blank_labels and drop_multiple_labels"
+        elif path is None:
+            lacks, step = "no image", "drop_missing_images"
+        elif image in unreadable:
+            lacks, step = "an image that can't be read", "drop_unreadable"
+        elif image in seen:
+            lacks, step = "more than one row", "drop_conflicts and drop_repeated_rows"
+        else:
+            seen.add(image)
+            continue
+        raise RecipeError(
+            f"After the recipe {cleaned.recipe.name!r}, {image} still has {lacks}. Add the steps "
+            f"{step} to the recipe, as in the shipped ones."
+        )
+    classes = cleaned.manifest.classes()
+    if len(classes) < 2:
+        what = f"only {classes[0]}" if classes else "no image"
+        raise DataError(
+            f"After cleaning there is {what}; expected at least two classes to tell apart. "
+            "Look at what each step dropped with: leuko clean DATA --recipe RECIPE."
+        )
+
+
+def _make_folds(cleaned: Cleaned, settings: StudySettings) -> list[Split]:
+    table = cleaned.manifest.table
+    parts = sorted(set(table["split"].drop_nulls()))
+    if cleaned.found.layout == "kaggle-augmented" and settings.groups == "given":
+        raise SettingsError(
+            f"The numbers in the file names of the augmented set ({', '.join(parts)}) don't say "
+            "which images were made from one source, so folds by these groups would leak. "
+            "Use --groups cell, which looks at the pictures, or --split given."
+        )
+    return make_splits(
+        table["label"].to_list(),
+        table["group"].to_list(),
+        folds=settings.folds,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        images=table["image"].to_list(),
+    )
+
+
+def _take_given_split(
+    cleaned: Cleaned, settings: StudySettings, watcher: Watcher
+) -> tuple[Cleaned, list[Split]]:
+    """The set's own TRAIN and TEST. Its other parts are left out: TEST_SIMPLE may repeat TEST.
+
+    Where the audit found a cell in both, the images of TRAIN go, so that TEST stays the one that
+    others have tested on.
+    """
+    table = cleaned.manifest.table
+    others = table.filter(~pl.col("split").is_in(["TRAIN", "TEST"]).fill_null(value=False))
+    if len(others):
+        names = ", ".join(sorted({part or "no part" for part in others["split"]}))
+        watcher.say(f"{len(others)} images of {names} are not used: only TRAIN and TEST are")
+    table = table.filter(pl.col("split").is_in(["TRAIN", "TEST"]))
+    if settings.groups == "cell":
+        tested = set(table.filter(pl.col("split") == "TEST")["group"])
+        leaks = (pl.col("split") == "TRAIN") & pl.col("group").is_in(tested)
+        if leaking := table.filter(leaks)["image"].to_list():
+            watcher.say(
+                f"{len(leaking)} images of TRAIN show cells of TEST and are not trained on: "
+                f"{', '.join(leaking[:5])}{' …' if len(leaking) > 5 else ''}"
+            )
+            table = table.filter(~leaks)
+    part, labels = table["split"].to_numpy(), table["label"].to_numpy()
+    train, test = (np.flatnonzero(part == p).astype(np.int64) for p in ("TRAIN", "TEST"))
+    for name, rows in (("TRAIN", train), ("TEST", test)):
+        missing = sorted(set(cleaned.manifest.classes()) - set(labels[rows]))
+        if missing or not len(rows):
+            raise SettingsError(
+                f"The set's own {name} part has {len(rows)} images"
+                + (f" and none of {', '.join(missing)}" if missing else "")
+                + "; expected every class in TRAIN and in TEST. Use --split folds."
+            )
+    splits = [Split(0, 0, train, test)]
+    check_splits(splits, table["group"].to_list(), table["image"].to_list())
+    if len(set(table["group"].to_numpy()[test])) < 2:
+        raise SettingsError(
+            "All images of TEST are of one group, so nothing can be said about how certain a "
+            "figure is. Use --split folds."
+        )
+    return replace(cleaned, manifest=cleaned.manifest.with_table(table)), splits
