@@ -89,7 +89,7 @@ def gather(audit: Audit, origins: dict[str, str], second: list[tuple[str, str]])
 
 
 def repeat_the_makers_split(raw: Path) -> tuple[dict[str, str], set[str]]:
-    """Labels of the fields that the maker used, and the fields of TEST, as the notebook draws them."""
+    """Labels of the fields that the maker used; the fields of TEST as the notebook draws them."""
     labels: dict[str, str] = {}
     with (raw / "labels.csv").open(newline="", encoding="utf-8") as file:
         for _, number, label, *_ in list(csv.reader(file))[1:]:
@@ -128,8 +128,8 @@ def describe_truth(
         "0b22eb2) splits the fields by `train_test_split(..., test_size=0.2, random_state=10)`. "
         f"Run again on `labels.csv`, it gives {len(test)} fields for TEST; {agreed:,} of "
         f"{len(origins):,} files come from a field of their own side. No original is on both "
-        f"sides; {len(set(files.original[in_test]))} of the {len(test)} occur in the files at hand, and "
-        f"{len(set(files.original[~in_test]))} of the "
+        f"sides. {len(set(files.original[in_test]))} of these {len(test)} occur in the files at "
+        f"hand, and {len(set(files.original[~in_test]))} of the "
         f"{sum(v != 'BASOPHIL' for v in labels.values()) - len(test)} of TRAIN.",
         "",
     ]  # fmt: skip
@@ -159,10 +159,11 @@ def tabulate_numbers(files: Files, raw: Path) -> list[str]:
             low, high = np.percentile(shuffled, [2.5, 97.5])
             side = {field for field in labels if (field in test) == (split != "TRAIN")}
             fields = sum(labels[field] == label for field in side)
+            chance = f"{np.mean(shuffled):.1f} ({low:.0f}–{high:.0f})"
             lines.append(
                 f"| {split} | {label} | {len(some.image)} | {max(map(int, some.number))} "
-                f"| {fields} | {count_pairs(some.number):,} | {same} | {np.mean(shuffled):.1f} ({low:.0f}–"
-                f"{high:.0f}) | {count_pairs(some.original):,} | {same} |"
+                f"| {fields} | {count_pairs(some.number):,} | {same} | {chance} "
+                f"| {count_pairs(some.original):,} | {same} |"
             )
     return [*lines, "", f"Chance: the numbers shuffled among the files, {SHUFFLES:,} times.", "",
             *NUMBERS.strip().splitlines(), ""]  # fmt: skip

@@ -1,7 +1,7 @@
 """How many planted label errors are found, and how many flags are false, beside cleanlab.
 
-    uv pip install --target /tmp/peers "cleanlab[datalab]>=2.9" cleanvision
-    uv run python benchmarks/wrong_labels.py ../shared/data/pbc --peers /tmp/peers
+    uv pip install --target /tmp/peers/site-packages "cleanlab[datalab]>=2.9" cleanvision
+    uv run python benchmarks/wrong_labels.py ../shared/data/pbc --peers /tmp/peers/site-packages
 
 Prints and writes `results/wrong_labels.md`. A peer that isn't installed is left out, and the table
 says so. Everything runs in one process on one thread; about 25 minutes. `--cache FILE.npz` keeps

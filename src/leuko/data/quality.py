@@ -16,18 +16,20 @@ from leuko.data.issues import Issue
 from leuko.data.measurements import Light, Measured
 
 FEWEST = 20  # images of a set below which nothing can stand out
+CAUTION = 8  # of few images the usual is not known well: thresholds beside it grow by CAUTION / N
 # Thresholds, chosen on one half of the images of results/audit_quality.md and reported on the
-# other. Where there are two, both have to be passed: plain units, robust standard deviations.
-BLUR = (0.7, 2.0)  # px of blur at 5 px/µm on top of the usual; 0.14 µm
-DARK = (60.0, 4.0)  # grey levels below the median background
-PALE = (0.45, 4.0)  # share of the median contrast
+# other. Where there are two, both have to be passed: one in plain units, one beside the set.
+BLUR = (0.7, 2.75)  # px of blur at 5 px/µm on top of the usual; times what the softest have
+SOFT = 85  # per cent of the images are sharper than "the softest"
+DARK = (60.0, 4.0)  # grey levels below the median background; robust standard deviations
+PALE = (0.45, 4.0)  # share of the median contrast; robust standard deviations
 SHADOWS = 0.05  # share of pixels without any detail in the dark
 LIGHTS = 0.25  # likewise in the bright, more than in the median picture
 COLOUR = (0.15, 3.0)  # weighted log units to pictures of like colour; times the usual
 WEIGHTS = (2.0, 2.0, 2.0, 2.0, 1.0, 1.0)  # nuclei differ by themselves, light and red cells don't
 STAIN = 0.05  # share of a set from which pictures of like colour are a stain of their own
 REFERENCES = 2_000  # pictures of a large set, evenly spread, that stand for it
-SWAPPED = 0.15  # log units by which nuclei are redder than red cells
+SWAPPED = (0.15, 0.03)  # log units: nuclei redder than red cells; red cells bluer than the light
 CERTAIN = 0.35  # score from which a leukocyte may be one, as in `leuko.data.copies`
 SURE = 0.8  # score from which it is one more than was labelled
 
@@ -46,14 +48,15 @@ def judge_light(measured: Mapping[str, Measured]) -> tuple[list[Issue], dict[str
     """
     names = list(measured)
     lights = [m.light for m in measured.values()]
-    kinds = {
-        "blurred": _judge_blur(lights),
-        "underexposed": _judge_dark(lights),
-        "overexposed": _judge_bright(lights),
-        "unusual_colour": _judge_colour(lights),
+    judges = {
+        "blurred": _judge_blur,
+        "underexposed": _judge_dark,
+        "overexposed": _judge_bright,
+        "unusual_colour": _judge_colour,
     }
     if len(names) < FEWEST:
-        return [], {kind: np.zeros(len(names)) for kind in kinds}
+        return [], {kind: np.zeros(len(names)) for kind in judges}
+    kinds = {kind: judge(lights, 1 + CAUTION / len(lights)) for kind, judge in judges.items()}
     issues = []
     for kind, (scores, details) in kinds.items():
         for i in np.argsort(-scores, kind="stable"):
@@ -65,23 +68,23 @@ def judge_light(measured: Mapping[str, Measured]) -> tuple[list[Issue], dict[str
 Judged = tuple[FloatArray, list[str]]  # scores (N,), flagged above 0.5; a sentence for each
 
 
-def _judge_blur(lights: list[Light]) -> Judged:
+def _judge_blur(lights: list[Light], caution: float) -> Judged:
     """Blurs add up as squares, so what a picture has on top is told from that of the median."""
     softness = np.array([light.softness for light in lights])
-    middle, spread = _middle(softness)
-    above = softness - middle
+    middle, soft = np.percentile(softness, [50, SOFT])
     more = np.sqrt(np.maximum(softness**2 - middle**2, 0.0))
-    scores = _score(np.minimum(more / BLUR[0], above / (BLUR[1] * spread)))
+    beyond = (softness - middle) / max(soft - middle, 1e-6)
+    scores = _score(np.minimum(more / BLUR[0], beyond / (BLUR[1] * caution)))
     widths = softness / max(middle, 0.1)
     return scores, [f"edges {width:.1f} times as wide as usual in this set" for width in widths]
 
 
-def _judge_dark(lights: list[Light]) -> Judged:
+def _judge_dark(lights: list[Light], caution: float) -> Judged:
     background = np.array([light.background for light in lights])
     lost = np.array([light.lost_shadows for light in lights])
     middle, spread = _middle(background)
     below = middle - background
-    dark = np.minimum(below / DARK[0], below / (DARK[1] * spread))
+    dark = np.minimum(below / DARK[0], below / (DARK[1] * caution * spread))
     scores = _score(np.maximum(dark, (lost - np.median(lost)) / SHADOWS))
     return scores, [
         f"background {b:.0f} of 255, usually {middle:.0f}; {s:.0%} of the pixels black"
@@ -89,12 +92,14 @@ def _judge_dark(lights: list[Light]) -> Judged:
     ]
 
 
-def _judge_bright(lights: list[Light]) -> Judged:
+def _judge_bright(lights: list[Light], caution: float) -> Judged:
     contrast = np.array([light.contrast for light in lights])
     lost = np.array([light.lost_lights for light in lights])
     middle, spread = _middle(contrast)
     below = middle - contrast
-    pale = np.minimum(below / (max(middle, 1e-3) * (1 - PALE[0])), below / (PALE[1] * spread))
+    pale = np.minimum(
+        below / (max(middle, 1e-3) * (1 - PALE[0])), below / (PALE[1] * caution * spread)
+    )
     burnt = (lost - np.median(lost)) / LIGHTS
     # A pale picture is overexposed only if the background is bright; else it is empty or dim.
     bright = np.array([light.background for light in lights]) >= 225
@@ -105,26 +110,24 @@ def _judge_bright(lights: list[Light]) -> Judged:
     ]
 
 
-def _judge_colour(lights: list[Light]) -> Judged:
+def _judge_colour(lights: list[Light], caution: float) -> Judged:
     """Far from the nearest other pictures: a set may well hold two stains, each with many."""
     from scipy.spatial import KDTree
 
-    colours = np.array([light.colours for light in lights]).reshape(-1, 6)
+    colours = np.array([light.colours for light in lights])  # (N, 6)
     known = (colours * WEIGHTS)[:: max(1, -(-len(colours) // REFERENCES))]
-    near = min(len(known), max(3, round(STAIN * len(known))) + 1)  # itself is among them
-    if near < 2:
-        return np.zeros(len(colours)), [""] * len(colours)
+    near = max(3, round(STAIN * len(known))) + 1  # each picture is its own nearest
     away = np.asarray(KDTree(known).query(colours * WEIGHTS, k=[near])[0])[:, 0]
     usual = float(np.median(away)) + 1e-6
-    # Nuclei take red light and red cells blue light, whatever the stain and the camera.
-    redder = (colours[:, 4] - colours[:, 5]) - (colours[:, 2] - colours[:, 3])
-    swapped = redder if np.median(redder) < -SWAPPED else np.zeros(len(colours))
-    scores = _score(np.maximum(
-        np.minimum(away / COLOUR[0], away / (COLOUR[1] * usual)), swapped / SWAPPED
-    ))  # fmt: skip
+    # Whatever the stain, nuclei take red light, and red cells blue light.
+    light, cell, nucleus = (colours[:, k] - colours[:, k + 1] for k in (0, 2, 4))  # red over blue
+    swapped = np.minimum((nucleus - cell) / SWAPPED[0], (light - cell) / SWAPPED[1])
+    swapped *= np.median(nucleus - cell) < 0
+    odd = np.minimum(away / COLOUR[0], away / (COLOUR[1] * caution * usual))
+    scores = _score(np.maximum(odd, swapped))
     return scores, [
         f"colours {a / usual:.1f} times as far from those of other images as usual"
-        + ("; nuclei redder than red cells, as if red and blue were swapped" * int(s > SWAPPED))
+        + ("; nuclei redder than red cells, as if red and blue were swapped" * int(s > 1))
         for a, s in zip(away, swapped, strict=True)
     ]
 

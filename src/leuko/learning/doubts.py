@@ -32,6 +32,7 @@ LANDMARKS = 1500
 WIDTH = 0.5  # of the kernel, in 1 / (mean squared distance of two portraits)
 PENALTY = 0.03
 SHARPNESS, LEEWAY = 9.0, 0.2  # models are seldom sharper than this; deviation of its logarithm
+LEAST_RIGHT = 0.8  # share of the sound labels that models have to get right before they may accuse
 SURE = 0.5  # score from which a label is flagged
 
 BLOCK = 4096  # rows at a time, so that memory doesn't grow with the set
@@ -147,6 +148,12 @@ def find_doubts(
             )
             return _have_no_opinion(names, given, reason, left_out)
         sharpness, share = _fit_noise(mean, truth)
+        if agreed < LEAST_RIGHT * (1 - share):
+            reason = (
+                f"The models are right on {agreed / (1 - share):.0%} of the cells; at least "
+                f"{LEAST_RIGHT:.0%} are needed before their doubts mean anything."
+            )
+            return _have_no_opinion(names, given, reason, left_out)
         wrong = Share(share, *_bound_share(mean, truth, groups_kept, share, seed))
     return _judge(names, kept, given, judged, scores, sharpness, wrong, left_out)
 
