@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,13 @@ from numpy.typing import NDArray
 
 from provenance import head, write_results
 
+COMMAND = "uv run python benchmarks/audit.py ../shared/data/pbc"
 WORKERS = 2
 SIZES = (1_000, 3_000, 10_000)
 MOST_COPIES = 8  # of one original, itself included, so that true pairs per image stay bounded
 PARTS = ("scan", "measuring", "search", "comparing")
+TOLD = ("exact_duplicate", "near_duplicate", "turned_copy", "same_cell", "label_conflict")
+Outcome = tuple[dict[str, Any], float]  # what was found, and the peak memory in MiB
 PEER = """
 import json, sys, time
 from cleanvision import Imagelab
@@ -48,48 +53,57 @@ print(json.dumps({"seconds": time.perf_counter() - start,
 
 
 def audit_folder(folder: Path) -> dict[str, Any]:
-    """Seconds of each part, and what was found."""
+    """Seconds of each part by the clock and of the processor, and what was found."""
     from leuko.data.audit import find_issues
     from leuko.data.sources import scan
 
-    begun = time.perf_counter()
+    marks = {"begun": read_clocks()}
     manifest = scan(folder)
-    marks = {"scanned": time.perf_counter()}
+    marks["scan"] = read_clocks()
     amounts: dict[str, int] = {}
 
-    def say(what: str, done: int, of: int) -> None:
-        marks.setdefault(f"{what}: first", time.perf_counter())
-        marks[f"{what}: last"] = time.perf_counter()
+    def say(what: str, _: int, of: int) -> None:
+        if what == "measuring images":
+            marks["last"] = read_clocks()
+        else:
+            # The first of these is said when the search is over.
+            marks.setdefault("search", read_clocks())
         amounts[what] = of
 
     audit = find_issues(manifest, workers=WORKERS, say=say)
-    ended = time.perf_counter()
-    measured = marks["measuring images: last"]
-    searched = marks.get("comparing pictures: first", ended)
+    marks["comparing"] = read_clocks()
+    marks.setdefault("search", marks["comparing"])
+    marks["measuring"] = marks["last"]
+    order = ["begun", *PARTS]
+    spent = {
+        part: (marks[part] - marks[before]).tolist()
+        for before, part in zip(order, PARTS, strict=False)
+    }
     return {
         "images": len(audit.measured),
-        "seconds": ended - begun,
-        "parts": dict(
-            zip(
-                PARTS,
-                (marks["scanned"] - begun, measured - marks["scanned"], searched - measured,
-                 ended - searched),
-                strict=True,
-            )
-        ),
+        "spent": spent,
         "compared": amounts.get("comparing pictures", 0),
         "counts": audit.count(),
-        "pairs": len(audit.pairs),
-        "groups": [list(group) for group in audit.groups],
         "issues": [
             {"kind": i.kind, "images": list(i.images), "detail": i.detail}
             for i in audit.issues
-            if i.kind.endswith("duplicate") or i.kind in ("label_conflict", "turned_copy", "same_cell")
+            if i.kind in TOLD
         ],
-    }  # fmt: skip
+    }
 
 
-def run_watched(command: Sequence[str | Path], **environment: str) -> tuple[dict[str, Any], float]:
+def read_clocks() -> NDArray[np.float64]:
+    """(2,): seconds by the clock, and of the processor with all children, living and ended."""
+    ticks = 0
+    for child in list_family(os.getpid())[1:]:
+        with suppress(OSError):  # it has ended just now
+            fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    spent = sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
+    return np.array([time.perf_counter(), spent])
+
+
+def run_watched(command: Sequence[str | Path], **environment: str) -> Outcome:
     """What the command prints as JSON in its last line, and its peak memory in MiB."""
     started = subprocess.Popen(
         [str(word) for word in command],
@@ -145,7 +159,7 @@ def make_set(files: Sequence[Path], size: int, folder: Path) -> None:
         target = folder / file.parent.name / f"{k:06d}.jpg"
         target.parent.mkdir(exist_ok=True)
         if k < len(files):
-            target.symlink_to(file.resolve())
+            shutil.copyfile(file, target)
             continue
         rng = np.random.default_rng([1, k])
         picture = cv2.imread(str(file))
@@ -170,9 +184,7 @@ def choose_base(files: Sequence[Path], size: int) -> list[Path]:
     return [files[i] for i in sorted(order[:base])]
 
 
-def measure_growth(
-    files: Sequence[Path], sizes: Sequence[int]
-) -> list[tuple[dict[str, Any], float]]:
+def measure_growth(files: Sequence[Path], sizes: Sequence[int]) -> list[Outcome]:
     outcomes = []
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="leuko-growth-") as place:
@@ -182,28 +194,28 @@ def measure_growth(
     return outcomes
 
 
-def tabulate_growth(outcomes: Sequence[tuple[dict[str, Any], float]], copies: str) -> list[str]:
+def tabulate_growth(outcomes: Sequence[Outcome], copies: str) -> list[str]:
     lines = [
-        "## Growth", "", copies, "",
-        f"| images | {' | '.join(f'{part}, s' for part in PARTS)} | all, s | ms an image "
-        "| pairs compared | an image | peak, MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "## Growth", "", copies, "", "Seconds of processor time, all processes together:", "",
+        f"| images | {' | '.join(PARTS)} | all | ms an image | by the clock, s | pairs compared "
+        "| an image | peak, MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for found, peak in outcomes:
-        n = found["images"]
-        parts = " | ".join(f"{found['parts'][part]:.1f}" for part in PARTS)
+        n, spent = found["images"], np.array([found["spent"][part] for part in PARTS])
+        clock, whole = spent.sum(axis=0)
+        parts = " | ".join(f"{seconds:.1f}" for seconds in spent[:, 1])
         lines.append(
-            f"| {n:,} | {parts} | {found['seconds']:.1f} | {1000 * found['seconds'] / n:.1f} "
+            f"| {n:,} | {parts} | {whole:.1f} | {1000 * whole / n:.1f} | {clock:.0f} "
             f"| {found['compared']:,} | {found['compared'] / n:.2f} | {peak:,.0f} |"
         )
     if len(outcomes) > 1:
         n = np.array([found["images"] for found, _ in outcomes], dtype=float)
-        columns = [[found["parts"][part] for found, _ in outcomes] for part in PARTS]
-        columns.append([found["seconds"] for found, _ in outcomes])
-        slopes = [fit_exponent(n, np.array(column)) for column in columns]
+        spent = np.array([[found["spent"][p][1] for p in PARTS] for found, _ in outcomes])
+        slopes = [fit_exponent(n, column) for column in (*spent.T, spent.sum(axis=1))]
         memory = fit_exponent(n, np.array([peak for _, peak in outcomes]))
         lines += [
-            f"| exponent | {' | '.join(f'{slope:.2f}' for slope in slopes)} | | | | {memory:.2f} |",
+            f"| **exponent** | {' | '.join(f'{s:.2f}' for s in slopes)} | | | | | {memory:.2f} |",
             "", "Exponent: slope of log seconds (or MiB) over log images, by least squares; "
             f"N log N has {fit_exponent(n, n * np.log(n)):.2f} over the same sizes, N² has 2.",
         ]  # fmt: skip
@@ -220,11 +232,13 @@ def fit_exponent(n: NDArray[np.float64], values: NDArray[np.float64]) -> float:
 def describe_folder(folder: Path, peers: Path | None) -> list[str]:
     load = os.getloadavg()[0]
     found, peak = run_watched([sys.executable, __file__, folder, "--one"])
-    parts = ", ".join(f"{part} {found['parts'][part]:.1f} s" for part in PARTS)
+    spent = np.array([found["spent"][part] for part in PARTS])
+    clock, whole = spent.sum(axis=0)
+    parts = ", ".join(f"{part} {s[0]:.0f} s" for part, s in zip(PARTS, spent, strict=True))
     lines = [
-        f"{found['images']:,} images, {WORKERS} workers: **{found['seconds'] / 60:.1f} minutes, "
-        f"{peak:,.0f} MiB at the peak, all processes together** ({parts}). Load of the machine "
-        f"before it began: {load:.1f}.", "",
+        f"{found['images']:,} images, {WORKERS} workers: **{clock / 60:.1f} minutes, "
+        f"{peak:,.0f} MiB at the peak, all processes together** ({parts}; {whole / 60:.1f} minutes "
+        f"of processor time). Load of the machine before it began: {load:.1f}.", "",
         *compare_with_peer(folder, peers),
         "## What it finds", "",
         "Issues: " + ", ".join(f"{kind} {n}" for kind, n in found["counts"].items()) + ".", "",
@@ -277,7 +291,7 @@ def main() -> None:
         given.growth_only.write_text("\n".join(growth), encoding="utf-8")
         return
     lines = [
-        *head("The audit: time, memory, growth", "uv run python benchmarks/audit.py ../shared/data/pbc"),
+        *head("The audit: time, memory, growth", COMMAND),
         "## PBC", "",
         *describe_folder(given.data, given.peers),
         *growth,

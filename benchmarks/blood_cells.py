@@ -65,8 +65,20 @@ def print_study(run: Path, commit: str) -> None:
         )
     print("\nPairs with the colour baseline stand by themselves: their p isn't adjusted.\n")
     print(f"Chosen: **{results['best']}**. {results['best_rule']}\n")
+    if meter := results.get("leak_meter"):
+        _print_meter(meter)
     for name, row in results["models"].items():
         _print_classes(name, row)
+
+
+def _print_meter(meter: dict[str, Any]) -> None:
+    print(f"## Leak meter\n\n{meter['verdict']} n = {meter['n']}, accuracy.\n")
+    print("| who | random split | split by group | gain on images with a partner |")
+    print("|---|---|---|---|")
+    for row in meter["rows"]:
+        gap = "–" if row["difference"]["value"] is None else show(row["difference"])
+        print(f"| {row['who']} | {show(row['random'])} | {show(row['grouped'])} | {gap} |")
+    print()
 
 
 def _print_classes(name: str, row: dict[str, Any]) -> None:

@@ -34,11 +34,11 @@ from leuko.data.pictures import cut_pictures
 from leuko.data.portraits import describe_cell
 from leuko.data.sources import scan
 from leuko.data.synthetic import write_demo_set
-from leuko.learning.doubts import Doubts, find_doubts
+from leuko.learning.doubts import Doubts, Share, find_doubts
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(1000, 1005)  # of the planted errors; those of development were below 1000
-DEMO_SEEDS = range(100, 108)  # drawn sets that development didn't see
+DEMO_SEEDS = range(100, 106)  # drawn sets that development didn't see
 SHARE = 0.05
 RESAMPLES = 2000
 
@@ -226,6 +226,10 @@ def row(name: str, record: Record) -> str:
     return f"| {name} | {flags:.0f} | {' | '.join(cells)} | {ranking:.3f} | {took} |"
 
 
+def divide(part: int, whole: int) -> str:
+    return f"{part / whole:.3f}" if whole else "–"
+
+
 def seed_rows(record: Record, answers: list[Doubts]) -> list[str]:
     rows = []
     for seed, flags, planted, doubts in zip(
@@ -261,8 +265,7 @@ def try_other_noise(data: ImageSet, clean: Doubts) -> list[str]:
         assert w is not None
         rows.append(
             f"| {name} | {planted.sum()} | {flags} | {hits} | "
-            f"{hits / flags if flags else np.nan:.3f} | "
-            f"{hits / planted.sum() if planted.any() else np.nan:.3f} | "
+            f"{divide(hits, flags)} | {divide(hits, planted.sum())} | "
             f"{w.value:.2%} ({w.low:.2%}–{w.high:.2%}) |"
         )
     return rows
@@ -279,8 +282,8 @@ def try_demo_sets() -> list[str]:
             data = drawn.take(drawn.labels != "BASOPHIL") if share else drawn
             labels, planted = plant(data.labels, seed, share)
             doubts = doubt(data.relabel(labels), seed)
-            assert doubts.wrong is not None
-            covered = doubts.wrong.low <= planted.mean() <= doubts.wrong.high
+            share_found = doubts.wrong or Share(0, 0, 1)  # no opinion excludes nothing
+            covered = share_found.low <= planted.mean() <= share_found.high
             flagged = doubts.flagged
             total += [planted.sum(), flagged.sum(), (flagged & planted).sum(), covered]
     return [
@@ -310,6 +313,60 @@ def run_cleanvision(folder: Path) -> str:
 # --- the page -----------------------------------------------------------------------------
 
 REMARKS = """
+## How it was chosen, and what did not help
+
+Choices were made on one half of PBC (6,968 images, by a hash of their pixels) with seeds below 500,
+on drawn sets 0 to 7 and on overlapping clouds of points. The whole of PBC was run once before this
+page, with seed 300, to see the time; nothing was changed after it for the sake of a number here.
+
+**Portraits**, share of right answers out of fold on the half's own labels, linear discriminant,
+3 folds: grain on five scales 0.970, covariances 0.964, radial colour profiles 0.934, colour 0.929,
+local patterns 0.919, colour histogram of 512 bins 0.907, Fourier magnitudes on rings 0.865, shape
+of nucleus and cell 0.748; all together 0.977, with an RBF support vector machine 0.982. Histogram,
+radial profiles and Fourier rings were left out: without them it was the same within 0.002.
+
+**Models**, half of PBC, 5 % planted, 5 folds: accuracy against the labels before planting, average
+precision of the ranking, seconds.
+
+| model | accuracy | average precision | s |
+|---|---|---|---|
+| kernel ridge on 1,500 landmarks | 0.977 | 0.990 | 3 |
+| the same on 3,000 landmarks | 0.979 | 0.990 | 10 |
+| linear discriminant with shrinkage | 0.978 | 0.983 | 51 |
+| extremely randomised trees, 300 | 0.955 | 0.979 | 57 |
+| linear discriminant, 300 principal components | 0.971 | 0.972 | 1 |
+| logistic regression, 300 principal components | 0.968 | 0.964 | 2 |
+| support vector machine, C = 10 | 0.978 | 0.948 | 63 |
+
+Training a second time without the labels that the first round contradicts: 0.988, no gain. Gradient
+boosted trees were not measured.
+
+**Rules** on the same probabilities, half of PBC, seed 100: precision and recall of the planted 5 %,
+and flags on the half as it is.
+
+| rule | precision | recall | flags without planted errors |
+|---|---|---|---|
+| noise model, score at least 0.5 (chosen) | 0.960 | 0.960 | 0 |
+| cleanlab low_self_confidence | 0.947 | 0.968 | 21 |
+| cleanlab low_normalized_margin | 0.921 | 0.943 | 21 |
+| cleanlab confident_learning | 0.910 | 0.931 | 21 |
+| cleanlab both | 0.906 | 0.945 | 18 |
+| cleanlab prune_by_class | 0.889 | 0.971 | 23 |
+| cleanlab prune_by_noise_rate | 0.885 | 0.954 | 23 |
+| any disagreement | 0.712 | 1.000 | 139 |
+
+Asking for cleanlab's flag besides the noise model's removed none of 341 flags, so cleanlab isn't
+asked. That every repeat has to disagree removed none either; it stays as a guard for small sets.
+Without an expectation of how sharp models are, drawn sets without errors had 8 flags in 16 runs of
+163 images instead of 3; an expectation that also forbids less sharp models found a tenth more
+errors in drawn sets, but flagged 303 of 1,080 right labels where classes overlap. Using the lower
+bound of the share for the scores halved what is found in small sets.
+
+**Known limits.** The noise model takes errors to be even over the classes. Errors between classes
+that look alike are found less often, and their share is underestimated (see Other errors): a model
+that hesitates between two classes explains them without a wrong label. In sets of a few hundred
+images the estimate may settle at no errors at all; the flags are then missing, not false. On the
+raw Kaggle set (348 images judged) the models agree with 89 % of the labels and flag none.
 """
 
 
@@ -317,7 +374,7 @@ def write_results(folder: Path, data: ImageSet, took: float, peers: bool) -> str
     records, answers = measure(data, peers)
     unseen = data.take(~data.development)
     half, half_answers = measure(unseen, peers=False)
-    other = try_other_noise(data, doubt(data, SEEDS[0]))
+    other = try_other_noise(unseen, doubt(unseen, SEEDS[0]))
     classes, counts = np.unique(data.labels, return_counts=True)
     head = "| method | flags | precision | recall | F1 | average precision | s |"
     share_head = "| planted | flags | hits | precision | recall | estimated share (95 %) |"
@@ -340,7 +397,7 @@ def write_results(folder: Path, data: ImageSet, took: float, peers: bool) -> str
         "## The half of PBC on which nothing was chosen", "", head, "|" + "---|" * 7,
         *(row(f"{name}, {len(unseen.labels)} images", r) for name, r in half.items()), "",
         "| seed " + share_head, "|" + "---|" * 7, *seed_rows(half["Leuko"], half_answers), "",
-        "## Other errors", "", "All of PBC, seed 1000, Leuko alone.", "",
+        "## Other errors", "", f"The same half, seed {SEEDS[0]}, Leuko alone.", "",
         "| errors " + share_head, "|" + "---|" * 7, *other, "",
         "## Drawn sets", "",
         f"{len(DEMO_SEEDS)} demo sets of 163 images (seeds {DEMO_SEEDS[0]} to {DEMO_SEEDS[-1]}), "

@@ -7,6 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from leuko.data.drawing import draw_field
+from leuko.data.leukocytes import Leukocyte, cut_cell
+from leuko.data.portraits import describe_cell
 from leuko.errors import SettingsError, ShapeError
 from leuko.learning.doubts import Doubts, find_doubts
 
@@ -75,10 +78,27 @@ def test_right_labels_are_not_flagged_however_hard_the_classes_are(apart: float)
     assert sum(flags) <= 2  # of 540
 
 
+def draw_portrait(kind: str, seed: int) -> NDArray[np.float32]:
+    field = draw_field(np.random.default_rng(seed), [kind], height=300, width=300, centred=True)
+    return describe_cell(
+        cut_cell(field.image, Leukocyte(60, 60, 240, 240, score=1, scale=14.0), size=64)
+    )
+
+
+def test_drawn_cells_raise_no_doubt_until_labels_are_swapped():
+    labels = [CLASSES[k] for k in range(3) for _ in range(20)]
+    portraits = np.stack([draw_portrait(label, seed) for seed, label in enumerate(labels)])
+    assert not doubt(portraits, labels).flagged.any()
+    rows = np.array([3, 27, 49])
+    doubts = doubt(portraits, swap(labels, rows))
+    assert doubts.flagged[rows].sum() >= 2
+    assert doubts.flagged.sum() <= 3
+
+
 def test_a_copy_in_the_same_group_is_no_witness():
     features, truth = scatter(60, seed=3)
     rng = np.random.default_rng(4)
-    rows = rng.choice(180, 5, replace=False)
+    rows = rng.choice(180, 8, replace=False)
     labels = swap(truth, rows)
     of = np.concatenate([np.arange(180), np.repeat(rows, 3)])  # each wrong one is there 4 times
     copies = features[of] + rng.normal(0, 0.05, (len(of), features.shape[1]))
@@ -167,6 +187,12 @@ def test_has_no_opinion_where_the_features_say_nothing():
     labels = ["LYMPHOCYTE" if i % 10 else "MONOCYTE" for i in range(200)]
     doubts = doubt(features, labels)
     assert "commonest class" in doubts.reason
+    assert not doubts.flagged.any()
+
+
+def test_has_no_opinion_where_the_models_are_often_wrong():
+    doubts = doubt(*scatter(60, seed=8, apart=1.0))
+    assert "at least 80%" in doubts.reason
     assert not doubts.flagged.any()
 
 

@@ -37,6 +37,8 @@ PROMISE = 0.1  # correlation before the registration is refined, below which it 
 AGREEING = (3, 4)
 MANY = 150  # landmarks per picture
 TOLERANCE = (48.0, 0.45, 0.5)  # px, radians and log of size within which two matches agree
+ATTEMPTS = 3  # movements of one pair that are tried; the one that most matches fit is taken
+NARROWING = (24.0, 12.0, 8.0)  # px from where a movement carries a match, fit by fit
 NEIGHBOURS = 6
 AXES = 16  # principal components of the descriptors that are searched
 # All landmarks of a set together: more per picture in a small set, where every overlap counts
@@ -361,12 +363,43 @@ def _agree(
     turned = np.abs((moves[:, None, 2] - moves[None, :, 2] + np.pi) % (2 * np.pi) - np.pi)
     grown = np.abs(moves[:, None, 3] - moves[None, :, 3])
     near = (away < TOLERANCE[0]) & (turned < TOLERANCE[1]) & (grown < TOLERANCE[2])
-    best = near[near.sum(axis=1).argmax()]
-    p, q = one[best, :2].astype(np.float64), other[best, :2].astype(np.float64)
-    # One landmark may have several descriptors, and many may have one neighbour.
-    if min(len(np.unique(side.round(), axis=0)) for side in (p, q)) < least:
-        return None
-    return _fit_movement(p, q, mirrored=mirrored)
+    places = np.stack([one[:, :2], other[:, :2]]).astype(np.float64)
+    found, most = None, 0
+    for _ in range(ATTEMPTS):  # red cells are alike, and some agree on a wrong movement
+        best = near[near.sum(axis=1).argmax()].copy()
+        # One landmark may have several descriptors, and many may have one neighbour.
+        if _count_places(places[:, best]) < least:
+            break
+        matrix, kept = _narrow(*places[:, best], moves[best], least, mirrored=mirrored)
+        if (count := _count_places(places[:, best][:, kept])) > most:
+            found, most = matrix, count
+        near[best], near[:, best] = False, False
+    return found
+
+
+def _count_places(places: NDArray[np.float64]) -> int:
+    """Different places among matched landmarks (2, m, 2), in the picture where there are fewer."""
+    return min(len(np.unique(side.round(), axis=0)) for side in places)
+
+
+def _narrow(
+    p: NDArray[np.float64],
+    q: NDArray[np.float64],
+    moves: NDArray[np.float64],
+    least: int,
+    *,
+    mirrored: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The movement (2, 3) of matches some of which are wrong, and which of them (m,) it carries."""
+    turn = np.exp(np.median(moves[:, 3]) + 1j * np.angle(np.exp(1j * moves[:, 2]).sum()))
+    linear = _make_linear(turn, mirrored=mirrored)
+    matrix = np.column_stack([linear, np.median(q - p @ linear.T, axis=0)])
+    for reach in NARROWING:
+        kept = np.hypot(*(p @ matrix[:, :2].T + matrix[:, 2] - q).T) < reach
+        if kept.sum() < least:
+            break
+        matrix = _fit_movement(p[kept], q[kept], mirrored=mirrored)
+    return matrix, kept
 
 
 def _fit_movement(
@@ -376,14 +409,18 @@ def _fit_movement(
 
     Source: Umeyama 1991, doi:10.1109/34.88573.
     """
-    p0, q0 = np.median(p, axis=0), np.median(q, axis=0)
+    p0, q0 = p.mean(axis=0), q.mean(axis=0)
     x = (p - p0) * ([-1.0, 1.0] if mirrored else [1.0, 1.0])
     a, b = x @ [1, 1j], (q - q0) @ [1, 1j]
     turn = (np.conj(a) * b).sum() / max((np.abs(a) ** 2).sum(), 1e-9)
-    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    if mirrored:
-        linear = linear * [-1.0, 1.0]
+    linear = _make_linear(turn, mirrored=mirrored)
     return np.column_stack([linear, q0 - linear @ p0])
+
+
+def _make_linear(turn: complex, *, mirrored: bool) -> NDArray[np.float64]:
+    """(2, 2) that multiplies x + iy by `turn`, after x was mirrored or not."""
+    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return linear * [-1.0, 1.0] if mirrored else linear
 
 
 # --- one pair -------------------------------------------------------------------------------------

@@ -123,36 +123,19 @@ def find_doubts(
     left_out = _leave_out(names, given, groups)
     judged = ~np.isin(given, [names.index(name) for name in left_out])
     kept = [k for k, name in enumerate(names) if name not in left_out]
-    if judged.sum() < LEAST_IMAGES:
-        reason = f"{judged.sum()} images can be judged; at least {LEAST_IMAGES} are needed."
-        return _have_no_opinion(names, given, reason, left_out)
-    if len(kept) < 2:
-        reason = f"Only {names[kept[0]]} has enough images; it takes two classes to doubt a label."
-        return _have_no_opinion(names, given, reason, left_out)
     rows = np.flatnonzero(judged)
-    groups_kept = [groups[i] for i in rows.tolist()]
-    splits = _split([labels[i] for i in rows.tolist()], groups_kept, folds, seed)
-    if not splits:
-        reason = "Groups that hold several classes leave no way to split the images by group."
-        return _have_no_opinion(names, given, reason, left_out)
     truth = np.searchsorted(kept, given[rows])  # (n,) in [0, len(kept))
+    groups_kept = [groups[i] for i in rows.tolist()]
+    reason = _find_too_little(names, kept, len(rows))
+    splits = [] if reason else _split([names[kept[k]] for k in truth], groups_kept, folds, seed)
+    if not splits:
+        reason = reason or "Groups that hold several classes leave no way to split by group."
+        return _have_no_opinion(names, given, reason, left_out)
     with threadpool_limits(limits=1):  # sums that threads share are rounded in another order
         scores = _answer(features[rows], truth, len(kept), splits, seed)  # (R, n, k)
         mean = scores.mean(axis=0)
-        agreed = (mean.argmax(axis=1) == truth).mean()
-        commonest = np.bincount(truth).max() / len(truth)
-        if agreed <= commonest:
-            reason = (
-                f"The models agree with {agreed:.0%} of the labels, no more than always answering "
-                f"the commonest class would ({commonest:.0%})."
-            )
-            return _have_no_opinion(names, given, reason, left_out)
         sharpness, share = _fit_noise(mean, truth)
-        if agreed < LEAST_RIGHT * (1 - share):
-            reason = (
-                f"The models are right on {agreed / (1 - share):.0%} of the cells; at least "
-                f"{LEAST_RIGHT:.0%} are needed before their doubts mean anything."
-            )
+        if reason := _distrust(mean, truth, share):
             return _have_no_opinion(names, given, reason, left_out)
         wrong = Share(share, *_bound_share(mean, truth, groups_kept, share, seed))
     return _judge(names, kept, given, judged, scores, sharpness, wrong, left_out)
@@ -195,6 +178,32 @@ def _leave_out(names: Sequence[str], given: IntArray, groups: Sequence[str]) -> 
         elif own < LEAST_GROUPS:
             left_out[name] = "All images are of one group: none is left to judge the others by."
     return left_out
+
+
+def _find_too_little(names: Sequence[str], kept: Sequence[int], images: int) -> str:
+    """Why so few images or classes allow no opinion; empty if they do."""
+    if images < LEAST_IMAGES:
+        return f"{images} images can be judged; at least {LEAST_IMAGES} are needed."
+    if len(kept) < 2:
+        return f"Only {names[kept[0]]} has enough images; it takes two classes to doubt a label."
+    return ""
+
+
+def _distrust(scores: FloatArray, truth: IntArray, share: float) -> str:
+    """Why models with these answers (n, k) may not accuse a label; empty if they may."""
+    agreed = float((scores.argmax(axis=1) == truth).mean())
+    commonest = float(np.bincount(truth).max()) / len(truth)
+    if agreed <= commonest:
+        return (
+            f"The models agree with {agreed:.0%} of the labels, no more than always answering the "
+            f"commonest class would ({commonest:.0%})."
+        )
+    if agreed < LEAST_RIGHT * (1 - share):
+        return (
+            f"The models are right on {agreed / (1 - share):.0%} of the cells; at least "
+            f"{LEAST_RIGHT:.0%} are needed before their doubts mean anything."
+        )
+    return ""
 
 
 def _have_no_opinion(
