@@ -10,7 +10,6 @@ look at. About 8 minutes on one core.
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import sys
 import time
@@ -19,14 +18,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from colour_leak import tabulate_colour
 from leuko.data.audit import Audit, find_issues
 from leuko.data.copies import join_sets
 from leuko.data.image import read_image
 from leuko.data.sources import scan
-from originals import CERTAIN, Origin, find_originals
+from originals import describe_truth, find_originals, repeat_the_makers_split
 from provenance import head, write_results
 
 NAME = re.compile(r"_(\d+)_\d+\.jpeg")
@@ -86,53 +84,6 @@ def gather(audit: Audit, origins: dict[str, str], second: list[tuple[str, str]])
         np.array([source[o] for o in original]),
         np.array([row[3] for row in rows]),
     )
-
-
-def repeat_the_makers_split(raw: Path) -> tuple[dict[str, str], set[str]]:
-    """Labels of the fields that the maker used; the fields of TEST as the notebook draws them."""
-    labels: dict[str, str] = {}
-    with (raw / "labels.csv").open(newline="", encoding="utf-8") as file:
-        for _, number, label, *_ in list(csv.reader(file))[1:]:
-            field = f"BloodImage_{int(number):05d}"
-            if label and "," not in label and (raw / "JPEGImages" / f"{field}.jpg").exists():
-                labels[field] = label
-    return labels, set(train_test_split(list(labels), test_size=0.2, random_state=10)[1])
-
-
-def describe_truth(
-    files: Files, origins: list[Origin], fields: list[Path], raw: Path, seconds: float
-) -> list[str]:
-    labels, test = repeat_the_makers_split(raw)
-    own = [labels.get(original) for original in files.original]
-    right = int((np.array(own) == files.label).sum())
-    in_test = np.isin(files.original, sorted(test))
-    agreed = int((in_test == (files.split != "TRAIN")).sum())
-    r = np.array([o.correlation for o in origins])
-    rivals = [o for o in origins if o.second >= 0]
-    closest = min(rivals, key=lambda o: o.correlation - o.second_correlation)
-    return [
-        "## The truth", "",
-        f"Every one of {len(origins):,} files was registered to every one of {len(fields)} raw "
-        f"fields, as they are and mirrored ({seconds:.0f} s of processor time). All have an "
-        f"original: {min(o.agreeing for o in origins)} or more landmarks on one movement (median "
-        f"{np.median([o.agreeing for o in origins]):.0f}; below {CERTAIN} a file is looked at "
-        f"again), and once the field is laid on the file they correlate by {r.min():.3f} or more "
-        f"(median {np.median(r):.3f}). In {len(rivals)} files another field, a second photograph, "
-        f"comes near; its correlation is {max(o.second_correlation for o in rivals):.3f} at most, "
-        f"and {closest.correlation - closest.second_correlation:.3f} or more below that of the "
-        "original.", "",
-        "Two checks that the registration knows nothing of:", "",
-        f"- The label of the original in `labels.csv` is the folder of the file in {right:,} of "
-        f"{len(origins):,} cases.",
-        "- The maker's notebook (dhruvp/wbc-classification, `notebooks/augment_data.ipynb`, commit "
-        "0b22eb2) splits the fields by `train_test_split(..., test_size=0.2, random_state=10)`. "
-        f"Run again on `labels.csv`, it gives {len(test)} fields for TEST; {agreed:,} of "
-        f"{len(origins):,} files come from a field of their own side. No original is on both "
-        f"sides. {len(set(files.original[in_test]))} of these {len(test)} occur in the files at "
-        f"hand, and {len(set(files.original[~in_test]))} of the "
-        f"{sum(v != 'BASOPHIL' for v in labels.values()) - len(test)} of TRAIN.",
-        "",
-    ]  # fmt: skip
 
 
 # --- the numbers ----------------------------------------------------------------------------------
@@ -359,7 +310,7 @@ def main() -> None:
               "uv run python benchmarks/copies.py ../shared/data/blood-cells"),
         f"{len(files.image):,} of the 12,515 files of dataset2, all of TEST_SIMPLE, one in five of "
         "TEST and one in eight of TRAIN.", "",
-        *describe_truth(files, origins, fields, raw, seconds),
+        *describe_truth(files.original, files.label, files.split, origins, len(fields), raw, seconds),
         *tabulate_numbers(files, raw),
         "## The audit", "",
         f"{audited:.0f} s of processor time. Issues: {counts}. It says of the numbers: "

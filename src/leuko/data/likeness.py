@@ -155,6 +155,8 @@ def find_likenesses(
             continue
         if (a, b) not in found or found[a, b].evidence < likeness.evidence:
             found[a, b] = likeness
+    if progress is not None:
+        progress(len(candidates), len(candidates))
     return [found[key] for key in sorted(found)]
 
 
@@ -480,8 +482,10 @@ def _compare(
     growth = np.linalg.svd(matrix[:, :2])[1]
     if not np.isfinite(matrix).all() or growth[0] > 4 or growth[1] < 0.25:
         return -1.0, -np.inf, 0.0  # everything can be carried onto a point
+    # A copy that is moved by a tenth of a pixel shall not lose its border.
+    wider = cv2.copyMakeBorder(flat_b, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     moved = cv2.warpAffine(
-        flat_b, matrix, (flat_a.shape[1], flat_a.shape[0]),
+        wider, matrix + [[0, 0, 1], [0, 0, 1]], (flat_a.shape[1], flat_a.shape[0]),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=np.nan,
     )  # fmt: skip
     both = np.isfinite(moved) & np.isfinite(flat_a)

@@ -306,12 +306,10 @@ def _read_kaggle_augmented(images: Path, only: str) -> _Found:
             group = f"{split}/{parts[1]}/{source[1]}" if source else None
             label = parts[1].strip()
             found.rows.append(_Row(path, path, parts[1], [label], group=group, split=split))
-    splits = {row.split for row in found.rows}
-    if {"TEST", "TEST_SIMPLE"} <= splits:
-        found.notes.append(
-            "TEST and TEST_SIMPLE may show the same cells under other numbers; groups hold only "
-            "within a split."
-        )
+    found.notes.append(
+        "The numbers in the file names, taken as groups here, don't say which images were made "
+        "from one source. The audit, and with it leuko compare, groups by what the pictures show."
+    )
     if only:
         found.notes.append(f"Only {only} is taken, as the path says.")
     found.notes += aside.notes()
