@@ -310,7 +310,9 @@ def main() -> None:
               "uv run python benchmarks/copies.py ../shared/data/blood-cells"),
         f"{len(files.image):,} of the 12,515 files of dataset2, all of TEST_SIMPLE, one in five of "
         "TEST and one in eight of TRAIN.", "",
-        *describe_truth(files.original, files.label, files.split, origins, len(fields), raw, seconds),
+        *describe_truth(
+            files.original, files.label, files.split, origins, len(fields), raw, seconds
+        ),
         *tabulate_numbers(files, raw),
         "## The audit", "",
         f"{audited:.0f} s of processor time. Issues: {counts}. It says of the numbers: "

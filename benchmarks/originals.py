@@ -163,7 +163,7 @@ def correlate(
     return float(np.corrcoef(green[both], moved[both])[0, 1]) if both.sum() > 100 else float("nan")
 
 
-# --- why it can be believed -------------------------------------------------------------------------
+# --- why it can be believed -----------------------------------------------------------------------
 
 
 def repeat_the_makers_split(raw: Path) -> tuple[dict[str, str], set[str]]:
@@ -183,7 +183,7 @@ def describe_truth(
 ) -> list[str]:  # fmt: skip
     """What speaks for the registration, for the file of results; the arrays are (N,), by file."""
     labels, test = repeat_the_makers_split(raw)
-    own = [labels.get(original) for original in original]
+    own = [labels.get(field) for field in original]
     right = int((np.array(own) == label).sum())
     in_test = np.isin(original, sorted(test))
     agreed = int((in_test == (split != "TRAIN")).sum())

@@ -15,7 +15,7 @@ from leuko.data.image import decode_image, encode_jpeg, resize_image
 from leuko.data.likeness import Likeness, choose_landmarks, find_likenesses, sketch_picture
 
 HEIGHT, WIDTH = 240, 320
-KINDS = (["NEUTROPHIL"], ["LYMPHOCYTE"], ["EOSINOPHIL", "MONOCYTE"], ["BASOPHIL"], [])
+KINDS = (["NEUTROPHIL"], ["EOSINOPHIL", "MONOCYTE"], ["BASOPHIL"], [])
 LANDMARKS = 250
 CORNERS = np.array([[0, 0, 1], [WIDTH - 1, 0, 1], [0, HEIGHT - 1, 1], [WIDTH - 1, HEIGHT - 1, 1]])
 
@@ -53,11 +53,8 @@ def move(picture: Picture, matrix: Matrix) -> Picture:
 MOVEMENTS = {
     "turned by 30": movement(30),
     "turned by 45": movement(45),
-    "turned by 90": movement(90),
     "turned by 135": movement(135),
     "turned by 180": movement(180),
-    "turned by 250": movement(250),
-    "turned by 330": movement(330),
     "mirrored": movement(0, mirrored=True),
     "mirrored and turned": movement(70, mirrored=True),
     "sheared by 12 %": movement(10, shear=0.12),
@@ -65,7 +62,6 @@ MOVEMENTS = {
     "scaled by 0.7": movement(130, scale=0.7),
     "scaled by 0.85, mirrored": movement(30, scale=0.85, mirrored=True),
     "shifted": movement(0, shift=(60, -40)),
-    "turned and shifted": movement(25, shift=(-50, 40)),
     "everything": movement(140, scale=0.8, mirrored=True, shear=0.12, shift=(20, 10)),
 }
 

@@ -26,7 +26,6 @@ from leuko.data.copies import (
     describe_copies,
     find_pairs,
     join_groups,
-    join_sets,
 )
 from leuko.data.issues import KINDS, Issue
 from leuko.data.manifest import Manifest
@@ -121,9 +120,9 @@ def find_issues(
     drawn = read_drawn(manifest)
     trusted, doubts = judge_given_groups(manifest, pairs)
     manifest = join_groups(manifest, pairs, trust_given=trusted)
-    numbers = count_labels(manifest)
+    labels = gather_labels(manifest)
     lights, light_scores = judge_light(measured)
-    cells, cell_scores = judge_leukocytes(measured, numbers)
+    cells, cell_scores = judge_leukocytes(measured, labels)
     issues = [
         *check_files(manifest, measured),
         *check_rows(manifest),
@@ -132,7 +131,7 @@ def find_issues(
         *describe_conflicts(manifest, pairs),
         *doubts,
         *check_split(manifest),
-        *check_boxes(numbers, drawn),
+        *check_boxes(labels, drawn),
         *cells,
         *lights,
         *check_classes(manifest, folds),
@@ -172,13 +171,13 @@ def list_groups(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(images) for images in groups.values() if len(images) > 1)
 
 
-def count_labels(manifest: Manifest) -> dict[str, int]:
-    """How many labels each image with a file has: the most that one of its rows names."""
-    numbers: dict[str, int] = {}
-    for image, path, labels in manifest.table.select("image", "path", "labels").iter_rows():
+def gather_labels(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """The labels of each image with a file: those of the row that names the most."""
+    labels: dict[str, tuple[str, ...]] = {}
+    for image, path, named in manifest.table.select("image", "path", "labels").iter_rows():
         if path is not None:
-            numbers[image] = max(numbers.get(image, 0), len(labels or ()))
-    return numbers
+            labels[image] = max(labels.get(image, ()), tuple(named or ()), key=len)
+    return labels
 
 
 def read_drawn(manifest: Manifest) -> dict[str, list[Box]]:
@@ -205,6 +204,11 @@ def check_files(manifest: Manifest, measured: Mapping[str, Measured]) -> list[Is
         broken = row["reason"] in DAMAGE
         kind = "damaged" if broken else "unreadable"
         issues.append(Issue(kind, (row["image"],), f"can't be decoded: {row['reason']}"))
+    readable = manifest.table.filter(pl.col("path").is_not_null() & pl.col("width").is_not_null())
+    for image in readable["image"].unique(maintain_order=True):
+        if image not in measured:
+            detail = "could be read when the set was scanned, and can't now"
+            issues.append(Issue("unreadable", (image,), detail))
     for image, m in measured.items():
         if m.trailing:
             detail = f"{m.trailing:,} bytes after the end of the picture"
@@ -238,22 +242,30 @@ def check_rows(manifest: Manifest) -> list[Issue]:
 
 def check_spelling(manifest: Manifest) -> list[Issue]:
     """Classes that are written in several ways; one issue per class, with the rarer spellings."""
-    counts: Counter[str] = Counter()
-    images: dict[str, dict[str, None]] = defaultdict(dict)
-    for image, labels in manifest.table.select("image", "labels").iter_rows():
-        for label in labels or ():
-            counts[label] += 1
-            images[label][image] = None
+    images: dict[str, dict[str, dict[str, int]]] = defaultdict(lambda: defaultdict(dict))
+    columns = ("image", "labels", "label_written")
+    for image, labels, written in manifest.table.select(columns).iter_rows():
+        for label in _list_spellings(labels or (), written or ""):
+            found = images[normalise_spelling(label)][label]
+            found[image] = found.get(image, 0) + 1
     issues = []
-    for same in join_sets((f"={normalise_spelling(label)}", label) for label in counts):
-        spellings = sorted((s for s in same if s in counts), key=lambda s: (-counts[s], s))
+    for same in images.values():
+        counts = {spelling: sum(found.values()) for spelling, found in same.items()}
+        spellings = sorted(counts, key=lambda s: (-counts[s], s))
         if len(spellings) > 1:
-            odd = tuple(image for s in spellings[1:] for image in images[s])
+            odd = dict.fromkeys(image for s in spellings[1:] for image in same[s])
             told = ", ".join(f"{s!r} {counts[s]}" for s in spellings)
-            issues.append(
-                Issue("spelling", odd, f"one class in {len(spellings)} spellings: {told}")
-            )
+            detail = f"one class in {len(spellings)} spellings: {told}"
+            issues.append(Issue("spelling", tuple(odd), detail))
     return issues
+
+
+def _list_spellings(labels: Sequence[str], written: str) -> list[str]:
+    """The labels of one row as its source writes them, where they are still the same labels."""
+    parts = [written] if len(labels) == 1 else written.split(",")
+    parts = [part.strip() for part in parts if part.strip()]
+    same = list(map(normalise_spelling, parts)) == list(map(normalise_spelling, labels))
+    return parts if same else list(labels)
 
 
 def judge_given_groups(manifest: Manifest, pairs: Sequence[Pair]) -> tuple[bool, list[Issue]]:
@@ -298,14 +310,16 @@ def check_split(manifest: Manifest) -> list[Issue]:
     ]
 
 
-def check_boxes(numbers: Mapping[str, int], drawn: Mapping[str, Sequence[Box]]) -> list[Issue]:
+def check_boxes(
+    labels: Mapping[str, Sequence[str]], drawn: Mapping[str, Sequence[Box]]
+) -> list[Issue]:
     """Images with another number of drawn white cells than of labels."""
     issues = []
     for image, boxes in drawn.items():
-        labels = numbers.get(image, 0)
-        if labels and len(boxes) != labels:
+        named = len(labels.get(image, ()))
+        if named and len(boxes) != named:
             shown = [[[b.x0, b.y0, b.x1, b.y1] for b in boxes]]
-            detail = f"{len(boxes)} drawn, {labels} labelled"
+            detail = f"{len(boxes)} drawn, {named} labelled"
             issues.append(Issue("box_count", (image,), detail, evidence={"boxes": shown}))
     return issues
 
@@ -317,7 +331,15 @@ def check_classes(manifest: Manifest, folds: int) -> list[Issue]:
     )
     if not len(usable):
         return []
-    counts = Counter(usable["label"].to_list())
+    written = Counter(usable["label"].to_list())
+    chosen: dict[str, str] = {}  # one spelling of each class, the most frequent
+    for label in sorted(written, key=lambda label: (-written[label], label)):
+        chosen.setdefault(normalise_spelling(label), label)
+    counts: Counter[str] = Counter()
+    groups: dict[str, set[str]] = defaultdict(set)
+    for label, group in usable.select("label", "group").iter_rows():
+        counts[chosen[normalise_spelling(label)]] += 1
+        groups[chosen[normalise_spelling(label)]].add(group)
     issues = []
     most, least = max(counts, key=lambda c: counts[c]), min(counts, key=lambda c: counts[c])
     ratio = counts[most] / counts[least]
@@ -325,8 +347,7 @@ def check_classes(manifest: Manifest, folds: int) -> list[Issue]:
         detail = f"{most} has {counts[most]} images, {least} {counts[least]}: {ratio:.0f} times"
         issues.append(Issue("imbalance", (), detail, float(np.clip(1 - 1 / ratio, 0, 1))))
     for name in sorted(counts):
-        groups = usable.filter(pl.col("label") == name)["group"].n_unique()
-        if groups < folds:
-            detail = f"{name} has {groups} groups of images; {folds} folds need {folds}"
-            issues.append(Issue("small_class", (), detail, 1 - groups / folds))
+        if (found := len(groups[name])) < folds:
+            detail = f"{name} has {found} groups of images; {folds} folds need {folds}"
+            issues.append(Issue("small_class", (), detail, 1 - found / folds))
     return issues

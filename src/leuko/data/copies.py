@@ -256,11 +256,10 @@ def _describe_set(images: Sequence[str], pairs: Sequence[Pair]) -> Issue:
 def _tell_movement(pair: Pair) -> str:
     shift = pair.matrix[:, 2]
     if pair.kind == "turned_copy":
-        linear = pair.matrix[:, :2]
-        angle = np.degrees(
-            np.arctan2(linear[1, 0], linear[1, 1] if pair.mirrored else linear[0, 0])
-        )
-        return f"{'mirrored and ' if pair.mirrored else ''}turned by about {angle:.0f}°"
+        mirrored = np.linalg.det(pair.matrix[:, :2]) < 0
+        x, y = pair.matrix[:, 0] * (-1 if mirrored else 1)
+        angle = np.degrees(np.arctan2(y, x))
+        return f"{'mirrored and ' if mirrored else ''}turned by about {angle:.0f}°"
     return f"moved by ({shift[0]:+.0f}, {shift[1]:+.0f}) px"
 
 

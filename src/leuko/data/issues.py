@@ -152,7 +152,7 @@ KINDS: dict[str, Kind] = {
     ),
     "blurred": Kind(
         "Blurred",
-        "Far less fine detail than the other images of the set.",
+        "Its edges are far softer than those of the other images of the set.",
         "Look at the picture; leave it out if the nucleus can't be judged.",
         hard=False,
     ),
@@ -170,7 +170,7 @@ KINDS: dict[str, Kind] = {
     ),
     "unusual_colour": Kind(
         "Unusual colour",
-        "Colours far from those of the other images of the set.",
+        "Its colours are far from those of the other images of the set.",
         "Look at the picture: another stain, another camera, or swapped channels?",
         hard=False,
     ),

@@ -31,13 +31,12 @@ SIDE = 240  # px, the long side at which landmarks are sought; smaller pictures 
 COARSE = 3  # px of that picture per px of the flattened one that is correlated
 CORRELATION = 0.85  # of what both show, see results/same_cells.md and results/copies.md
 EVIDENCE = 6.5  # correlation weighed by the size of that part, see `_weigh`
-PROMISE = 0.1  # correlation before the registration is refined, below which it isn't
+PROMISE = 0.2  # correlation before the registration is refined, below which it isn't
 # Landmarks that have to agree on one movement: three, or four where pictures have so many that
 # three agree by chance.
 AGREEING = (3, 4)
 MANY = 150  # landmarks per picture
 TOLERANCE = (48.0, 0.45, 0.5)  # px, radians and log of size within which two matches agree
-ATTEMPTS = 3  # movements of one pair that are tried; the one that most matches fit is taken
 NARROWING = (24.0, 12.0, 8.0)  # px from where a movement carries a match, fit by fit
 NEIGHBOURS = 6
 AXES = 16  # principal components of the descriptors that are searched
@@ -171,14 +170,14 @@ def _find_photographed(small: NDArray[np.uint8]) -> NDArray[np.bool_]:
     if not lit.all():
         # The rim is the strongest edge of all, and a descriptor reaches several px across it.
         lit = cv2.erode(lit, np.ones((13, 13), np.uint8), borderValue=1).astype(np.uint8)
-    return lit.astype(bool)
+    return np.asarray(lit, dtype=bool)
 
 
 @cache
 def _sift(landmarks: int) -> Any:
     import cv2
 
-    return cv2.SIFT_create(nfeatures=landmarks, contrastThreshold=0.015, sigma=1.2)
+    return cv2.SIFT.create(nfeatures=landmarks, contrastThreshold=0.015, sigma=1.2)
 
 
 def _find_landmarks(
@@ -341,14 +340,14 @@ def _learn_axes(
 
     def project(part: NDArray[np.uint8]) -> FloatArray:
         centred = _root(part) - middle.astype(np.float32)
-        return np.einsum("ni,ij->nj", centred, axes, optimize=False)
+        return np.asarray(np.einsum("ni,ij->nj", centred, axes, optimize=False))
 
     return project
 
 
 def _root(descriptors: NDArray[np.uint8]) -> FloatArray:
     values = descriptors.astype(np.float32)
-    return np.sqrt(values / np.maximum(1.0, values.sum(axis=1, keepdims=True)))
+    return np.asarray(np.sqrt(values / np.maximum(1.0, values.sum(axis=1, keepdims=True))))
 
 
 def _mirror(descriptors: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -365,23 +364,12 @@ def _agree(
     turned = np.abs((moves[:, None, 2] - moves[None, :, 2] + np.pi) % (2 * np.pi) - np.pi)
     grown = np.abs(moves[:, None, 3] - moves[None, :, 3])
     near = (away < TOLERANCE[0]) & (turned < TOLERANCE[1]) & (grown < TOLERANCE[2])
-    places = np.stack([one[:, :2], other[:, :2]]).astype(np.float64)
-    found, most = None, 0
-    for _ in range(ATTEMPTS):  # red cells are alike, and some agree on a wrong movement
-        best = near[near.sum(axis=1).argmax()].copy()
-        # One landmark may have several descriptors, and many may have one neighbour.
-        if _count_places(places[:, best]) < least:
-            break
-        matrix, kept = _narrow(*places[:, best], moves[best], least, mirrored=mirrored)
-        if (count := _count_places(places[:, best][:, kept])) > most:
-            found, most = matrix, count
-        near[best], near[:, best] = False, False
-    return found
-
-
-def _count_places(places: NDArray[np.float64]) -> int:
-    """Different places among matched landmarks (2, m, 2), in the picture where there are fewer."""
-    return min(len(np.unique(side.round(), axis=0)) for side in places)
+    best = near[near.sum(axis=1).argmax()]
+    p, q = one[best, :2].astype(np.float64), other[best, :2].astype(np.float64)
+    # One landmark may have several descriptors, and many may have one neighbour.
+    if min(len(np.unique(side.round(), axis=0)) for side in (p, q)) < least:
+        return None
+    return _narrow(p, q, moves[best], least, mirrored=mirrored)
 
 
 def _narrow(
@@ -391,17 +379,17 @@ def _narrow(
     least: int,
     *,
     mirrored: bool,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The movement (2, 3) of matches some of which are wrong, and which of them (m,) it carries."""
+) -> NDArray[np.float64]:
+    """The movement (2, 3) of matches some of which are wrong."""
     turn = np.exp(np.median(moves[:, 3]) + 1j * np.angle(np.exp(1j * moves[:, 2]).sum()))
     linear = _make_linear(turn, mirrored=mirrored)
     matrix = np.column_stack([linear, np.median(q - p @ linear.T, axis=0)])
     for reach in NARROWING:
-        kept = np.hypot(*(p @ matrix[:, :2].T + matrix[:, 2] - q).T) < reach
-        if kept.sum() < least:
+        near = np.hypot(*(p @ matrix[:, :2].T + matrix[:, 2] - q).T) < reach
+        if near.sum() < least:
             break
-        matrix = _fit_movement(p[kept], q[kept], mirrored=mirrored)
-    return matrix, kept
+        matrix = _fit_movement(p[near], q[near], mirrored=mirrored)
+    return matrix
 
 
 def _fit_movement(
@@ -485,7 +473,7 @@ def _compare(
     # A copy that is moved by a tenth of a pixel shall not lose its border.
     wider = cv2.copyMakeBorder(flat_b, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     moved = cv2.warpAffine(
-        wider, matrix + [[0, 0, 1], [0, 0, 1]], (flat_a.shape[1], flat_a.shape[0]),
+        wider, matrix + np.array(((0, 0, 1), (0, 0, 1))), (flat_a.shape[1], flat_a.shape[0]),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=np.nan,
     )  # fmt: skip
     both = np.isfinite(moved) & np.isfinite(flat_a)

@@ -8,6 +8,7 @@ light and focus. This module judges nothing.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -41,6 +42,10 @@ PORTRAIT = 64  # px, the side of the cut-out that is described
 FINEST = 5.0  # px per µm at which focus and colour are measured; finer pictures are reduced
 EDGES = (0.5, 1.0)  # px, the two blurs between which softness is measured
 SOFTEST = 10.0  # px, where there is no edge at all
+STRAY = 16  # bytes after the end of a picture that mean nothing
+
+_END_OF_PNG = b"IEND\xaeB`\x82"
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 FloatArray = NDArray[np.float64]
 
@@ -181,14 +186,36 @@ def measure_image(data: bytes, scale: float | None, landmarks: int) -> Measured:
 
 
 def count_trailing(data: bytes) -> int:
-    """Bytes after the end marker of a JPEG or PNG; 0 for other formats and a few stray bytes.
+    """Bytes after the end of a JPEG's or PNG's picture; 0 for other formats and a few stray bytes.
 
     A camera may pad a file by a few zeros; more is another file or a broken copy.
     """
-    marker = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PN": b"IEND\xaeB`\x82"}.get(data[:3])
-    at = data.rfind(marker) if marker else -1
-    rest = len(data) - at - len(marker) if marker and at >= 0 else 0
-    return rest if rest > 16 else 0
+    end = len(data)
+    if data.startswith(b"\xff\xd8\xff"):
+        end = _find_end_of_jpeg(data)
+    elif data.startswith(b"\x89PNG") and (at := data.find(_END_OF_PNG)) >= 0:
+        end = at + len(_END_OF_PNG)
+    rest = len(data) - end
+    return rest if rest > STRAY else 0
+
+
+def _find_end_of_jpeg(data: bytes) -> int:
+    """Where the first picture ends: its segments are walked, because thumbnails end in them."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return at + 2
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:  # a scan lasts until a marker that is neither a restart nor an escape
+            found = _AFTER_SCAN.search(data, at)
+            if found is None:
+                break
+            at = found.start()
+    return len(data)
 
 
 def measure_light(pixels: NDArray[np.uint8], scale: float) -> Light:
@@ -202,11 +229,11 @@ def measure_light(pixels: NDArray[np.uint8], scale: float) -> Light:
 
     shrink = min(1.0, FINEST / max(scale, 1e-3), 640 / max(pixels.shape[:2]))
     small = resize_image(pixels, *(max(8, round(side * shrink)) for side in pixels.shape[:2]))
-    channels = cv2.split(small)
-    brightest = cv2.max(cv2.max(channels[0], channels[1]), channels[2])
-    darkest = cv2.min(cv2.min(channels[0], channels[1]), channels[2])
+    planes = [np.asarray(plane, dtype=np.uint8) for plane in cv2.split(small)]
+    brightest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    darkest = np.minimum(np.minimum(planes[0], planes[1]), planes[2])
     seen = _find_lit(brightest)
-    red, green, blue = (channel[seen].astype(np.intp) for channel in channels)
+    red, green, blue = (plane[seen].astype(np.intp) for plane in planes)
     # Everything else follows from how many pixels have which green, and what else they have.
     counts = np.bincount(green, minlength=256)
     sums = np.stack([np.bincount(green, c, minlength=256) for c in (red, green, blue)], axis=1)
@@ -225,7 +252,7 @@ def measure_light(pixels: NDArray[np.uint8], scale: float) -> Light:
         colours += [float(r - g), float(b - g)]
     densest = max(_find_level(counts, 0.01), 4)
     return Light(
-        softness=_measure_softness(channels[1], seen),
+        softness=_measure_softness(planes[1], seen),
         background=max(background),
         contrast=float(np.log(max(background[1], 4) / densest)),
         lost_shadows=float((brightest[seen] <= 3).mean()),

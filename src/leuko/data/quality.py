@@ -7,7 +7,8 @@ measured; knows no pixels, files or groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,14 @@ SOFT = 85  # per cent of the images are sharper than "the softest"
 DARK = (60.0, 4.0)  # grey levels below the median background; robust standard deviations
 PALE = (0.45, 4.0)  # share of the median contrast; robust standard deviations
 SHADOWS = 0.05  # share of pixels without any detail in the dark
-LIGHTS = 0.25  # likewise in the bright, more than in the median picture
+LIGHTS = (0.25, 4.0)  # likewise in the bright, above the median; robust standard deviations
 COLOUR = (0.15, 3.0)  # weighted log units to pictures of like colour; times the usual
 WEIGHTS = (2.0, 2.0, 2.0, 2.0, 1.0, 1.0)  # nuclei differ by themselves, light and red cells don't
 STAIN = 0.05  # share of a set from which pictures of like colour are a stain of their own
 REFERENCES = 2_000  # pictures of a large set, evenly spread, that stand for it
 SWAPPED = (0.15, 0.03)  # log units: nuclei redder than red cells; red cells bluer than the light
-CERTAIN = 0.35  # score from which a leukocyte may be one, as in `leuko.data.copies`
+CERTAIN = 0.2  # score from which a cell may be a leukocyte; most platelets stay below
+NO_LEUKOCYTES = 0.1  # share of images without one from which a class isn't one of leukocytes
 SURE = 0.8  # score from which it is one more than was labelled
 
 FloatArray = NDArray[np.float64]
@@ -100,7 +102,8 @@ def _judge_bright(lights: list[Light], caution: float) -> Judged:
     pale = np.minimum(
         below / (max(middle, 1e-3) * (1 - PALE[0])), below / (PALE[1] * caution * spread)
     )
-    burnt = (lost - np.median(lost)) / LIGHTS
+    usual, scatter = _middle(lost)
+    burnt = np.minimum((lost - usual) / LIGHTS[0], (lost - usual) / (LIGHTS[1] * caution * scatter))
     # A pale picture is overexposed only if the background is bright; else it is empty or dim.
     bright = np.array([light.background for light in lights]) >= 225
     scores = _score(np.where(bright, np.maximum(np.minimum(pale, 2 * burnt + 0.5), burnt), 0.0))
@@ -141,35 +144,55 @@ def _middle(values: FloatArray) -> tuple[float, float]:
 def _score(excess: FloatArray) -> FloatArray:
     """Excess 1, the threshold, becomes 0.5; 0 and less 0; far beyond goes to 1."""
     positive = np.maximum(excess, 0.0)
-    return positive / (1 + positive)
+    return np.asarray(positive / (1 + positive))
 
 
 def judge_leukocytes(
-    measured: Mapping[str, Measured], labels: Mapping[str, int]
+    measured: Mapping[str, Measured], labels: Mapping[str, Sequence[str]]
 ) -> tuple[list[Issue], dict[str, FloatArray]]:
     """Labelled images without a leukocyte, and those with more than were labelled.
 
     Args:
         measured: From `leuko.data.measurements.measure_images`.
-        labels: How many labels each image has; images without a label are not judged.
+        labels: The labels of each image; those without one are not judged.
 
     Returns:
         As `judge_light`.
     """
     issues = []
     none, more = np.zeros(len(measured)), np.zeros(len(measured))
+    others = _find_other_classes(measured, labels)
     for i, (name, m) in enumerate(measured.items()):
-        wanted = labels.get(name, 0)
-        if not wanted:
+        named = labels.get(name, ())
+        if not named:
             continue
-        best = max((cell.score for cell in m.leukocytes), default=0.0)
-        none[i] = 1 - best
-        if best < CERTAIN and not m.leukocytes:
-            issues.append(Issue("no_leukocyte", (name,), f"{wanted} labelled, none found"))
+        if not others.issuperset(named):
+            best = _rate_best(m)
+            none[i] = 1 - best
+            if best < CERTAIN:
+                detail = f"{len(named)} labelled, none found"
+                issues.append(Issue("no_leukocyte", (name,), detail, 1 - best))
         sure = [cell for cell in m.leukocytes if cell.score >= SURE]
-        if len(sure) > wanted:
-            more[i] = sorted((cell.score for cell in sure), reverse=True)[wanted]
+        if len(sure) > len(named):
+            more[i] = sorted((cell.score for cell in sure), reverse=True)[len(named)]
             boxes = [[round(v, 1) for v in (c.x0, c.y0, c.x1, c.y1)] for c in sure]
-            detail = f"{len(sure)} found, {wanted} labelled"
+            detail = f"{len(sure)} found, {len(named)} labelled"
             issues.append(Issue("more_leukocytes", (name,), detail, more[i], {"boxes": [boxes]}))
     return issues, {"no_leukocyte": none, "more_leukocytes": more}
+
+
+def _rate_best(measured: Measured) -> float:
+    return max((cell.score for cell in measured.leukocytes), default=0.0)
+
+
+def _find_other_classes(
+    measured: Mapping[str, Measured], labels: Mapping[str, Sequence[str]]
+) -> set[str]:
+    """Classes of something else, such as platelets: often there is no leukocyte."""
+    counts: Counter[str] = Counter()
+    without: Counter[str] = Counter()
+    for name, m in measured.items():
+        for label in labels.get(name, ()):
+            counts[label] += 1
+            without[label] += _rate_best(m) < CERTAIN
+    return {c for c in counts if counts[c] >= FEWEST and without[c] > NO_LEUKOCYTES * counts[c]}
