@@ -289,7 +289,7 @@ def main() -> None:
         growth = tabulate_growth(measure_growth(files, given.sizes), COPIES.strip())
         given.growth_only.write_text("\n".join(growth), encoding="utf-8")
         return
-    about = describe_folder(given.data, given.peers)  # first, while nothing else has heated up
+    about = describe_folder(given.data, given.peers)
     growth = tabulate_growth(measure_growth(files, given.sizes), COPIES.strip())
     lines = [
         *head("The audit: time, memory, growth", COMMAND), "## PBC", "", *about, *growth,

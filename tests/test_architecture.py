@@ -40,8 +40,12 @@ DOORS = {
     "kagglehub": ("leuko.data.downloads",),
     "simplejpeg": ("leuko.data.image", "leuko.data.headers"),
     "PIL": ("leuko.data",),
-    "cv2": ("leuko.data.likeness", "leuko.data.measurements", "leuko.data.portraits"),
-    "cleanlab": ("leuko.learning.doubts",),
+    "cv2": (
+        "leuko.data.likeness",
+        "leuko.data.registration",
+        "leuko.data.measurements",
+        "leuko.data.portraits",
+    ),
     "multiprocessing": ("leuko.engine",),
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
@@ -138,7 +142,9 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 
 
 def test_the_process_that_compares_never_loads_torch():
-    script = "import leuko.study, leuko.inspection, leuko.progress, sys; print('torch' in sys.modules)"
+    script = (
+        "import leuko.study, leuko.inspection, leuko.progress, sys; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 

@@ -1,4 +1,4 @@
-"""leuko audit as its users meet it: one folder, one page, the same as JSON, decisions to fill in."""
+"""leuko audit as its users meet it: one folder with a page, JSON and decisions to fill in."""
 
 from __future__ import annotations
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from leuko.data.issues import Issue
 from leuko.data.leukocytes import Leukocyte
-from leuko.data.likeness import Likeness, Progress, find_likenesses
+from leuko.data.likeness import Progress, find_likenesses
 from leuko.data.manifest import Manifest
 from leuko.data.measurements import Measured
+from leuko.data.registration import Likeness
 
 CERTAIN = 0.35  # score from which a leukocyte counts; low, because it has to be seen twice
 SAME_PLACE = 0.4  # intersection over union of a cell and the other image's cell, carried over

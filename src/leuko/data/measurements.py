@@ -29,9 +29,10 @@ from leuko.data.leukocytes import (
     estimate_set_scales,
     find_leukocytes,
 )
-from leuko.data.likeness import Sketch, choose_landmarks, sketch_picture
+from leuko.data.likeness import choose_landmarks, sketch_picture
 from leuko.data.manifest import Manifest
 from leuko.data.portraits import describe_cell
+from leuko.data.registration import Sketch
 from leuko.engine import map_jobs
 from leuko.errors import ImageError
 

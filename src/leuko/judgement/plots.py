@@ -504,8 +504,9 @@ def draw_leak_meter(meter: Mapping[str, Any]) -> Figure:
 
     Args:
         meter: ``rows`` of ``who``, ``random``, ``grouped`` and ``difference`` (random minus
-            grouped, on the images that share a group), each {value, low, high} in [0, 1] or null; ``metric``; ``majority``, the
-            score of always naming the commonest class, or null.
+            grouped, on the images that share a group), each {value, low, high} in [0, 1] or
+            null; ``metric``; ``majority``, the score of always naming the commonest class, or
+            null.
     """
     rows = list(meter["rows"])
     names = short_names([str(row["who"]) for row in rows], 36)
