@@ -46,7 +46,7 @@ NEIGHBOURS = 6
 AXES = 16  # principal components of the descriptors that are searched
 # All landmarks of a set together: more per picture in a small set, where every overlap counts
 # and time doesn't; fewer in a large one. Sixty still find every turned copy.
-BUDGET = 150_000
+BUDGET = 270_000
 FEWEST, MOST = 60, 250
 
 FloatArray = NDArray[np.float32]
