@@ -28,11 +28,11 @@ every shift with at least 7 % overlap (67,161 pairs, an exhaustive search that i
 product), and every pair with a correlation above 0.8 was looked at as a picture. The fields overlap
 in 46 pairs; the next best candidates of that search (191 and 305: correlation 0.60; 44 and 88:
 0.91, but on 7 % overlap; 346 and 360: 0.81 on little) show different places. Of the 46, 33 show a
-common leukocyte; in the other 13 the common part holds only red cells, or slivers of nuclei at the border
-from which no cell can be recognised (BloodImage_00040 and 00041, not counted). The thresholds were
-therefore chosen on this set, and the table below says nothing about how often they err on another.
-The limit of the finest detail was set later, between drawn lymphocytes that look alike (0.65 and
-less) and the pairs of this table and of the augmented set.
+common leukocyte; in the other 13 the common part holds only red cells, or slivers of nuclei at the
+border from which no cell can be recognised (BloodImage_00040 and 00041, not counted). The
+thresholds were therefore chosen on this set, and the table below says nothing about how often they
+err on another. The limit of the finest detail was set later, between drawn lymphocytes that look
+alike (0.65 and less) and the pairs of this table and of the augmented set.
 
 The search now in use tries no shifts: it proposes a pair where several landmarks agree on one
 movement, of any kind, and registers it by an affine movement. The remaining distortion of the
