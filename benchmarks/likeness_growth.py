@@ -86,6 +86,8 @@ def main() -> None:
             f"{1000 * used / size:.1f} | {len(pairs):,} | {right / max(1, len(pairs)):.4f} |",
             flush=True,
         )
+    if len(times) < 2:
+        return
     sizes = np.array(given.sizes, dtype=float)
     slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
     line = np.polyfit(np.log(sizes), np.log(sizes * np.log(sizes)), 1)[0]

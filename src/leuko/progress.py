@@ -121,7 +121,7 @@ class Console(Watcher):
         from leuko.data.issues import KINDS
 
         found = inspection.audit
-        images = found.manifest.table["image"].n_unique()
+        images = found.count_images()
         self._print(f"\n{'':26}{'issues':>8}{'images':>8}   of {images:,} images")
         for kind, number in found.count().items():
             named = {i for issue in found.issues if issue.kind == kind for i in issue.images}

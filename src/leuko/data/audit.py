@@ -78,12 +78,16 @@ class Audit:
         found = Counter(issue.kind for issue in self.issues)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
+    def count_images(self) -> int:
+        """Images that are there, whether they can be read or not."""
+        return self.manifest.table.filter(pl.col("path").is_not_null())["image"].n_unique()
+
     def to_json(self) -> dict[str, Any]:
         """As ``leuko audit --json`` prints it."""
         return {
             "name": self.manifest.name,
             "layout": self.manifest.layout,
-            "images": self.manifest.table["image"].n_unique(),
+            "images": self.count_images(),
             "rows": len(self.manifest),
             "counts": self.manifest.counts(),
             "looked_for": [kind for kind in KINDS if kind in self.looked_for],

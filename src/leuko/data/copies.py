@@ -239,10 +239,11 @@ def _describe_set(images: Sequence[str], pairs: Sequence[Pair]) -> Issue:
     if kind == "exact_duplicate":
         detail = f"{len(images)} files with the same pixels"
     else:
-        shift = _tell_movement(worst) if len(pairs) == 1 else f"{len(pairs)} pairs"
+        more = " or more" if len(pairs) > 1 else ""
+        told = f"{len(pairs)} pairs" if len(pairs) > 1 else _tell_movement(worst)
         detail = (
-            f"{len(images)} images; {shift}; what they share correlates by {worst.score:.2f} "
-            f"or more over {min(p.overlap for p in pairs):.0%} of the picture or more"
+            f"{len(images)} images; {told}; what they share correlates by {worst.score:.2f}{more}, "
+            f"over {min(p.overlap for p in pairs):.0%}{more} of the picture"
         )
     boxes: dict[str, list[list[float]]] = {image: [] for image in images}
     for pair in pairs:
