@@ -249,7 +249,7 @@ def test_progress_ends_with_all_pairs(mixed: list[Sketch]) -> None:
 def test_many_pictures_get_fewer_landmarks_each() -> None:
     assert choose_landmarks(0) == choose_landmarks(100) == 250
     assert choose_landmarks(100_000) == 60
-    assert choose_landmarks(1_800) == 83
+    assert choose_landmarks(1_800) == 150
 
 
 def test_work_does_not_grow_with_the_square_of_the_set() -> None:
