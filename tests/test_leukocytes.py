@@ -74,6 +74,18 @@ def test_same_cell_at_half_the_magnification() -> None:
     assert float(np.abs(a.astype(int) - b).mean()) < 6
 
 
+def test_the_label_of_a_cut_out_is_that_of_the_cell_in_its_middle() -> None:
+    field = draw_field([(250, 240), (480, 240)])
+    field[np.hypot(*(np.mgrid[:480, :640] - np.array([240, 480])[:, None, None])) < 80] = 100, 60, 160
+    cells = find_leukocytes(field)
+    assert len(cells) == 2
+    assert choose_leukocyte(cells, field).centre[0] == pytest.approx(480, abs=12)
+    piece = np.ascontiguousarray(field[40:440, 50:450])  # cut around the paler one
+    near = choose_leukocyte(find_leukocytes(piece, cells[0].scale), piece)
+    assert near.centre == pytest.approx((200, 200), abs=12)
+    assert near.score > 0
+
+
 def test_window_moves_inwards_at_the_border() -> None:
     field = draw_field([(60, 60)])
     cell = choose_leukocyte(find_leukocytes(field), field)

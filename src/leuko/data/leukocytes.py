@@ -25,6 +25,8 @@ from leuko.errors import ShapeError
 
 INSCRIBED = 6.25  # µm, the circle that fits into a red cell (7.5 µm wide, seldom round)
 FIELD = 47.0  # µm, the long side of a field in which no red cell can be measured
+CUT_OUT = 48.0  # µm: square pictures up to this side were cut around one cell; fields show more
+OFF_CENTRE = 8.0  # µm from the middle of such a picture; whatever lies farther is a neighbour
 WINDOW = 20.0  # µm, the side of the square that cut_cell cuts
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
 THUMBNAIL = 160  # px, the long side at which everything is looked for
@@ -117,31 +119,56 @@ def find_leukocytes(field: Field, scale: float | None = None) -> list[Leukocyte]
 
 
 def choose_leukocyte(leukocytes: Sequence[Leukocyte], field: Field) -> Leukocyte:
-    """Chooses the one cell that stands for a field with one label.
+    """Chooses the one cell that stands for a picture with one label.
 
-    Rule: the most certain one; among equally certain ones the largest nucleus. If none was
-    found, a stand-in with score 0: 15 µm around the strongest stain response.
+    Rule for fields: the most certain one; among equally certain ones the largest nucleus. Rule
+    for pictures that were cut around one cell (see `is_cut_out`): the one nearest to the middle,
+    because the label is that of the cell in the middle, and a neighbour may have the larger
+    nucleus. If none was found, or none within `OFF_CENTRE` of the middle of a cut-out, a stand-in
+    with score 0: 15 µm around the strongest stain response, or around the middle.
 
     Args:
-        leukocytes: What `find_leukocytes` found in this field.
+        leukocytes: What `find_leukocytes` found in this picture.
         field: RGB uint8, (H, W, 3).
     """
-    if leukocytes:
-        return max(leukocytes, key=lambda cell: (round(cell.score, 2), cell.area))
-    view = _make_view(field)
-    scale = _measure_scale(view)
-    stain = ndimage.gaussian_filter(view.stain, 1.9 * scale * view.shrink)
-    y, x = np.unravel_index(int(np.argmax(stain)), stain.shape)
-    x_field, y_field, half = x / view.shrink, y / view.shrink, 7.5 * scale
     height, width = field.shape[:2]
+    scale = leukocytes[0].scale if leukocytes else estimate_scale(field)
+    if leukocytes and not is_cut_out(height, width, scale):
+        return max(leukocytes, key=lambda cell: (round(cell.score, 2), cell.area))
+    x, y = width / 2, height / 2
+    if leukocytes:
+
+        def distance(cell: Leukocyte) -> float:
+            return float(np.hypot(cell.centre[0] - x, cell.centre[1] - y))
+
+        nearest = min(leukocytes, key=distance)
+        if distance(nearest) <= OFF_CENTRE * scale:
+            return nearest
+    else:
+        view = _make_view(field)
+        stain = ndimage.gaussian_filter(view.stain, 1.9 * scale * view.shrink)
+        row, column = np.unravel_index(int(np.argmax(stain)), stain.shape)
+        x, y = column / view.shrink, row / view.shrink
+    half = 7.5 * scale
     return Leukocyte(
-        max(0.0, x_field - half),
-        max(0.0, y_field - half),
-        min(float(width), x_field + half),
-        min(float(height), y_field + half),
+        max(0.0, x - half),
+        max(0.0, y - half),
+        min(float(width), x + half),
+        min(float(height), y + half),
         score=0.0,
         scale=scale,
     )
+
+
+def is_cut_out(height: int, width: int, scale: float) -> bool:
+    """Whether a picture was cut around one cell: about square, and small for a field.
+
+    Args:
+        height, width: In px.
+        scale: Pixels per µm.
+    """
+    long, short = max(height, width), min(height, width)
+    return long <= 1.15 * short and long <= CUT_OUT * scale
 
 
 def estimate_scale(field: Field) -> float:

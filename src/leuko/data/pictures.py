@@ -10,14 +10,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from leuko.data.image import read_image
-from leuko.data.leukocytes import choose_leukocyte, cut_cell, cut_field, find_leukocytes
+from leuko.data.leukocytes import WINDOW, choose_leukocyte, cut_cell, cut_field, find_leukocytes
 from leuko.data.manifest import Manifest
 from leuko.data.measurements import measure_set_scales
 from leuko.engine import count_cores
 
 
 def cut_pictures(
-    manifest: Manifest, *, view: str, size: int
+    manifest: Manifest, *, view: str, size: int, window: float = WINDOW
 ) -> tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]:
     """Decodes every image that has one label and cuts out what the networks will see.
 
@@ -25,6 +25,7 @@ def cut_pictures(
         manifest: Rows that can't be read are left out.
         view: ``cell`` or ``field``.
         size: S in pixels.
+        window: Side of the square around a cell in µm.
 
     Returns:
         Image ids, N of them; pictures (N, S, S, 3); scores (N,) of the leukocytes, 0 where
@@ -45,7 +46,7 @@ def cut_pictures(
             return cut_field(image, size), 1.0
         found = find_leukocytes(image, scale=scales[height, width])
         chosen = replace(choose_leukocyte(found, image), scale=scales[height, width])
-        return cut_cell(image, chosen, size), chosen.score
+        return cut_cell(image, chosen, size, window), chosen.score
 
     with ThreadPoolExecutor(count_cores()) as pool:
         cut_out = list(pool.map(cut, rows))
