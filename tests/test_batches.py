@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from leuko.learning.batches import (
+    WIDE,
     Augmentation,
     augment,
     draw_epoch,
@@ -110,3 +113,37 @@ def test_the_eight_views_are_eight_and_keep_every_pixel():
     views = list(eight_views(x))
     assert len({tuple(v.flatten().tolist()) for v in views}) == 8
     assert all(torch.equal(v.flatten().sort().values, x.flatten().sort().values) for v in views)
+
+
+def test_wide_augmentation_keeps_its_range_and_repeats_with_its_seed():
+    x = pictures(12, 48)
+    y = augment(x, WIDE, generator(3), size=32, reach=0.7)
+    assert y.shape == (12, 3, 32, 32)
+    assert y.min() >= 0
+    assert y.max() <= 1
+    assert torch.equal(y, augment(x, WIDE, generator(3), size=32, reach=0.7))
+
+
+def test_wide_augmentation_hardly_knows_colour_but_keeps_the_cell():
+    x = torch.full((64, 3, 48, 48), 0.9)
+    x[:, 0, 14:34, 14:34], x[:, 1, 14:34, 14:34] = 0.4, 0.2
+    y = augment(x, WIDE, generator(1))
+    colours = y[:, :, 22:26, 22:26].mean((2, 3))
+    assert colours.std(0).min() > 0.05, "stain, light and camera differ from picture to picture"
+    assert (y[:, :, 22:26, 22:26].mean((1, 2, 3)) < y[:, :, :4, :4].mean((1, 2, 3))).all()
+
+
+def test_reach_shows_the_middle_of_a_picture():
+    x = pictures(3, 40)
+    y = augment(x, STILL, generator(), size=20, reach=0.5)
+    assert torch.allclose(y, x[:, :, 10:30, 10:30], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change", ["mixing", "tint", "shading", "blur", "sharpening", "noise", "jpeg"]
+)
+def test_each_wide_change_changes_each_picture_in_its_own_way(change: str):
+    x = pictures(1, 32).expand(6, -1, -1, -1).contiguous()
+    y = augment(x, replace(STILL, **{change: 1.0 if change == "jpeg" else 0.5}), generator())
+    assert all(not torch.equal(y[i], y[j]) for i in range(6) for j in range(i))
+    assert not torch.equal(y, x)

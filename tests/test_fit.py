@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leuko.errors import NonFiniteLossError, WeightsError
-from leuko.learning.fit import FitSettings, fit, predict, schedule
+from leuko.learning.fit import FitSettings, fit, group_by_depth, predict, schedule
 from leuko.learning.models import build
 
 SETTINGS = FitSettings(epochs=3, batch=16)
@@ -175,3 +175,41 @@ def test_the_learning_rate_rises_then_falls_to_almost_nothing():
     assert all(a < b for a, b in pairwise(rates[: peak + 1]))
     assert all(a >= b for a, b in pairwise(rates[peak:]))
     assert rates[-1] < 0.02 * SETTINGS.learning_rate
+
+
+def test_early_layers_change_less_when_rates_decay_with_depth():
+    before = weights_of(build("resnet18", 2, size=64, seed=1))
+
+    def change(settings: FitSettings, name: str) -> float:
+        after, _ = run("resnet18", settings)
+        return float((after[name] - before[name]).norm() / before[name].norm())
+
+    decayed = replace(SETTINGS, epochs=1, depth_decay=0.3, weight_decay=0.0)
+    plain = replace(decayed, depth_decay=1.0)
+    assert change(decayed, "conv1.weight") < 0.2 * change(plain, "conv1.weight")
+    assert change(decayed, "fc.weight") > 0.5 * change(plain, "fc.weight")
+
+
+@pytest.mark.parametrize(("name", "blocks"), zip(MODELS, (6, 10, 6), strict=True))
+def test_every_weight_belongs_to_one_block_and_the_last_names_the_classes(name, blocks):
+    network = build(name, 3, size=64, seed=0)
+    grouped = group_by_depth(network)
+    assert len(grouped) == blocks
+    assert sum(len(block) for block in grouped) == len(list(network.parameters()))
+    assert [tuple(p.shape)[0] for p in grouped[-1]] == [3, 3]
+
+
+def test_frozen_statistics_stay_those_of_the_start():
+    start = weights_of(build("resnet18", 2, size=64, seed=1))
+    frozen, _ = run("resnet18", replace(SETTINGS, epochs=1, frozen=True))
+    live, _ = run("resnet18", replace(SETTINGS, epochs=1))
+    assert torch.equal(frozen["bn1.running_mean"], start["bn1.running_mean"])
+    assert not torch.equal(live["bn1.running_mean"], start["bn1.running_mean"])
+    assert not torch.equal(frozen["conv1.weight"], start["conv1.weight"])
+
+
+def test_the_first_epochs_can_be_smaller_and_show_the_middle_of_larger_pictures():
+    settings = replace(SETTINGS, epochs=3, small=0.67, size=48, reach=0.75)
+    assert [settings.size_of(n, 64) for n in (1, 2, 3)] == [32, 32, 48]
+    _, history = run("resnet18", settings)
+    assert len(history) == 3

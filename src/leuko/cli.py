@@ -62,6 +62,10 @@ def compare(
     size: Annotated[int | None, Parameter(group=_study)] = None,
     seed: Annotated[int | None, Parameter(group=_study)] = None,
     init: Annotated[str | None, Parameter(group=_training)] = None,
+    augmentation: Annotated[str | None, Parameter(group=_training)] = None,
+    small: Annotated[float | None, Parameter(group=_training)] = None,
+    depth_decay: Annotated[float | None, Parameter(group=_training)] = None,
+    frozen: Annotated[bool | None, Parameter(group=_training)] = None,
     epochs: Annotated[int | None, Parameter(group=_training)] = None,
     batch: Annotated[int | None, Parameter(group=_training)] = None,
     learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
@@ -98,8 +102,8 @@ def compare(
         cell: images of the same physical cell stay together; given: only what the set says.
         [default: cell]
     split:
-        folds; given: the set's own TRAIN and TEST; auto: given where there is one.
-        [default: auto]
+        folds; given: the set's own TRAIN and TEST; tenth: one tenth of the groups is tested, once,
+        for large sets; auto: given where there is one. [default: auto]
     view:
         cell: the leukocyte, cut out; field: the whole field. [default: cell]
     size:
@@ -107,7 +111,17 @@ def compare(
     seed:
         Decides everything that is drawn. [default: 0]
     init:
-        random, imagenet or a safetensors file. [default: random]
+        blood (pretrained on blood cells), random, imagenet or a safetensors file.
+        [default: random]
+    augmentation:
+        narrow: training pictures change as those of one laboratory do; wide: as those of many.
+        [default: narrow]
+    small:
+        Share of the epochs, the first ones, at two thirds of the picture side. [default: 0]
+    depth_decay:
+        Factor of the learning rate from one block of a network to the one before. [default: 1]
+    frozen:
+        Keep the statistics of batch normalisation of the start. [default: no]
     epochs:
         Passes through the training part. [default: 22; demo: 8]
     batch:
@@ -140,7 +154,8 @@ def compare(
         "folds": folds, "repeats": repeats, "recipe": recipe, "groups": groups, "split": split,
         "view": view, "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
         "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
-        "precision": precision,
+        "precision": precision, "augmentation": augmentation, "small": small,
+        "depth_decay": depth_decay, "frozen": frozen,
         "keep_weights": keep_weights, "leak_meter": leak_meter,
         "decisions": None if decisions is None else str(decisions),
     }  # fmt: skip
@@ -169,6 +184,103 @@ def compare(
     if as_json:
         sys.stdout.write(json.dumps(result.results, indent=1) + "\n")
     return 3 if result.results["data"]["set_aside"] else 0
+
+
+@app.command
+def pretrain(
+    data: Data = None,
+    /,
+    *,
+    model: str,
+    size: Annotated[int | None, Parameter(group=_study)] = None,
+    seed: Annotated[int | None, Parameter(group=_study)] = None,
+    recipe: Annotated[str | None, Parameter(group=_study)] = None,
+    decisions: Annotated[Path | None, Parameter(group=_study)] = None,
+    init: Annotated[str | None, Parameter(group=_training)] = None,
+    augmentation: Annotated[str | None, Parameter(group=_training)] = None,
+    epochs: Annotated[int | None, Parameter(group=_training)] = None,
+    small: Annotated[float | None, Parameter(group=_training)] = None,
+    batch: Annotated[int | None, Parameter(group=_training)] = None,
+    learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
+    precision: Annotated[str | None, Parameter(group=_training)] = None,
+    workers: Annotated[int | None, Parameter(group=_training)] = None,
+    credit: Annotated[str, Parameter(group=_output)] = "",
+    out: Annotated[Path | None, Parameter(group=_output)] = None,
+    resume: Annotated[Path | None, Parameter(group=_output)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a start for other studies on a large set of blood cells.
+
+    Copies and contradictions are dropped first, a tenth is kept aside by group, and colour, stain,
+    focus, scale, light and compression are varied so widely that another microscope is no surprise.
+    The result is a file for --init, with a card.
+
+    Parameters
+    ----------
+    data:
+        Thousands of labelled cells.
+    model:
+        Names, separated by commas; several are trained side by side.
+    size:
+        Side of the square picture in pixels. [default: 96]
+    seed:
+        Decides everything that is drawn. [default: 0]
+    recipe:
+        Cleaning: classic, minimal, prepared, strict or a TOML file. [default: strict]
+    decisions:
+        A CSV in which a person decided about single images; leuko audit writes one to fill in.
+    init:
+        random, imagenet or a safetensors file. [default: random]
+    augmentation:
+        narrow or wide. [default: wide]
+    epochs:
+        Passes through the training part. [default: 18]
+    small:
+        Share of the epochs, the first ones, at two thirds of the picture side. [default: 0.67]
+    batch:
+        Images per step. [default: 64]
+    learning_rate:
+        Its peak. [default: 0.002]
+    precision:
+        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
+    workers:
+        Processes at a time; changes the time, never the result. [default: one per core]
+    credit:
+        Authors and licence of the data, for the card.
+    out:
+        The run folder, which must not exist. [default: runs/NAME-1, -2, …]
+    resume:
+        Continue an interrupted run in this folder.
+    as_json:
+        Print results.json.
+    """
+    given: dict[str, Any] = {
+        "size": size, "seed": seed, "recipe": recipe, "init": init, "augmentation": augmentation,
+        "epochs": epochs, "small": small, "batch": batch, "learning_rate": learning_rate,
+        "precision": precision, "decisions": None if decisions is None else str(decisions),
+    }  # fmt: skip
+    asked = {name: value for name, value in given.items() if value is not None}
+    if out is not None and resume is not None:
+        raise SettingsError("--out makes a new run and --resume continues one; give one of them.")
+    _check_early({**asked, "models": _split_names(model)})
+    from leuko.pretraining import pretrain as pretrain_models
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    try:
+        result = pretrain_models(
+            data, model=_split_names(model), out=out, resume=resume, workers=workers,
+            watcher=console, command=["leuko", *sys.argv[1:]], credit=credit, **asked,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        console.advise()
+        raise
+    console.conclude(result.study)
+    for path in result.starts.values():
+        console.say(f"a start for --init: {path}")
+    if as_json:
+        sys.stdout.write(json.dumps(result.study.results, indent=1) + "\n")
+    return 3 if result.study.results["data"]["set_aside"] else 0
 
 
 @app.command

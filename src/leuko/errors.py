@@ -18,6 +18,7 @@ prints the message alone; a traceback appears only with ``--debug``.
     │   └── RecipeError             a cleaning recipe
     ├── SplitError
     │   ├── SplitLeakError          one group on both sides of a split
+    │   ├── SeenImagesError         tested on what the start of the weights was trained on
     │   └── TooFewGroupsError       fewer groups of a class than folds
     ├── ShapeError                  arrays that don't fit each other
     ├── TrainingError
@@ -101,6 +102,10 @@ class SplitError(LeukoError):
 
 class SplitLeakError(SplitError):
     """Images of one group are on both sides of a split."""
+
+
+class SeenImagesError(SplitError):
+    """Images to be tested on are among those that the start of the weights was trained on."""
 
 
 class TooFewGroupsError(SplitError):

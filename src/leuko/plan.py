@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from leuko.data.audit import find_issues
 from leuko.data.cleaning import Cleaned, clean
+from leuko.data.leukocytes import WINDOW
 from leuko.data.manifest import Manifest
+from leuko.data.pictures import SURROUNDINGS
 from leuko.data.recipe import load_recipe
 from leuko.data.sources import scan
 from leuko.data.splits import Split, check_splits, make_splits
 from leuko.errors import DataError, RecipeError, SettingsError
+from leuko.learning.batches import WIDE, Augmentation
 from leuko.learning.fit import FitSettings
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
@@ -33,7 +36,7 @@ class Plan:
     """All that is decided before training.
 
     Attributes:
-        settings: Resolved: ``split`` is "folds" or "given".
+        settings: Resolved: ``split`` is "folds", "given" or "tenth".
         cleaned: The kept rows, one per image, with their groups.
         splits: Over the rows of `cleaned`.
         names: Image ids of the cleaned rows, in the order that `splits` index.
@@ -73,8 +76,15 @@ class Plan:
         return FitSettings(
             epochs=s.epochs, batch=s.batch, learning_rate=s.learning_rate,
             label_smoothing=s.label_smoothing, precision=s.precision, views=s.views,
-            balance=self.cleaned.balance,
+            balance=self.cleaned.balance, small=s.small, depth_decay=s.depth_decay, frozen=s.frozen,
+            augmentation=WIDE if s.augmentation == "wide" else Augmentation(),
+            size=s.size, reach=WINDOW / SURROUNDINGS if self.has_surroundings else 1.0,
         )  # fmt: skip
+
+    @property
+    def has_surroundings(self) -> bool:
+        """Whether training sees pictures with more around the cell, to move within them."""
+        return self.settings.view == "cell" and self.settings.augmentation == "wide"
 
     @property
     def classes(self) -> list[str]:
@@ -124,6 +134,9 @@ def make_plan(data: Source, settings: StudySettings, watcher: Watcher, *, worker
     if settings.split == "given" or (settings.split == "auto" and {"TRAIN", "TEST"} <= parts):
         cleaned, splits = _take_given_split(cleaned, settings, watcher)
         settings = replace(settings, split="given", folds=1, repeats=1)
+    elif settings.split == "tenth":
+        splits = _make_folds(cleaned, replace(settings, folds=10, repeats=1))[:1]
+        settings = replace(settings, folds=1, repeats=1)
     else:
         splits = _make_folds(cleaned, settings)
         settings = replace(settings, split="folds")

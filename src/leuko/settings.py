@@ -8,11 +8,13 @@ from typing import Any
 
 from leuko.data.recipe import load_recipe
 from leuko.errors import MissingExtraError, SettingsError, suggest
+from leuko.learning.fit import reduce_size
 from leuko.learning.models import DEFAULT_MODELS, check_input_size, check_start
 
 VIEWS = ("cell", "field")
 GROUPS = ("cell", "given")
-SPLITS = ("auto", "folds", "given")
+SPLITS = ("auto", "folds", "given", "tenth")
+AUGMENTATIONS = ("narrow", "wide")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -28,11 +30,18 @@ class StudySettings:
         groups: What stays on one side of a split. ``cell``: images that show the same physical
             cell, besides what the set itself says; ``given``: only what the set says (source,
             slide or patient; else the file).
-        split: ``folds``; ``given`` (train on TRAIN, test on TEST of the set); ``auto`` takes
-            the given one where there is one.
+        split: ``folds``; ``given`` (train on TRAIN, test on TEST of the set); ``tenth``
+            (test on one tenth of the groups, once: for large sets); ``auto`` takes the given one
+            where there is one.
         view: ``cell``: the leukocyte, cut out at one physical scale; ``field``: the whole field.
         size: Side of the square picture in pixels, the same for every model.
-        init: Start of the weights: ``random``, ``imagenet`` or a safetensors file.
+        init: Start of the weights: ``blood`` (pretrained on blood cells, ships with the
+            package), ``random``, ``imagenet`` or a safetensors file.
+        augmentation: ``narrow``: training pictures change as pictures of one laboratory do;
+            ``wide``: as those of many.
+        small: Share of the epochs, the first ones, that are trained at two thirds of `size`.
+        depth_decay: Factor of the learning rate from one block of a network to the one before it.
+        frozen: Whether the statistics of batch normalisation stay those of the start.
         epochs: Passes through the training part, each showing all classes equally often.
         batch: Images per step.
         learning_rate: Peak.
@@ -55,6 +64,10 @@ class StudySettings:
     view: str = "cell"
     size: int = 64
     init: str = "random"
+    augmentation: str = "narrow"
+    small: float = 0.0
+    depth_decay: float = 1.0
+    frozen: bool = False
     epochs: int = 22
     batch: int = 16
     learning_rate: float = 2e-3
@@ -117,7 +130,7 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
     limits: dict[str, tuple[float, float]] = {
         "folds": (2, 1000), "repeats": (1, 1000), "size": (16, 1024), "epochs": (1, 100_000),
         "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
-        "seed": (0, 2**31 - 1),
+        "small": (0, 1), "depth_decay": (0.01, 1), "seed": (0, 2**31 - 1),
     }  # fmt: skip
     for name, (low, high) in limits.items():
         value = getattr(settings, name)
@@ -126,6 +139,7 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
     if workers < 1:
         raise SettingsError(f"workers is {workers}; expected at least 1.")
     choices = {"view": VIEWS, "groups": GROUPS, "split": SPLITS, "precision": PRECISIONS,
+               "augmentation": AUGMENTATIONS,
                "views": (1, 8)}  # fmt: skip
     for name, allowed in choices.items():
         value = getattr(settings, name)
@@ -134,8 +148,8 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
                 f"{name} is {value!r}; expected one of: {', '.join(map(str, allowed))}."
             )
     for model in settings.models:
-        check_input_size(model, settings.size)
-    check_start(settings.init)
+        check_input_size(model, reduce_size(settings.size) if settings.small else settings.size)
+    check_start(settings.init, settings.models)
     if not has_recipe:
         load_recipe(settings.recipe)
     from importlib.util import find_spec

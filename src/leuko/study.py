@@ -12,23 +12,28 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from leuko.data.cleaning import Cleaned
+from leuko.data.leukocytes import WINDOW
 from leuko.data.manifest import Manifest, read_manifest, write_manifest
-from leuko.data.pictures import cut_pictures
+from leuko.data.pictures import SURROUNDINGS, cut_pictures
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
-from leuko.errors import ResumeError
+from leuko.errors import ResumeError, SeenImagesError
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
+from leuko.learning.batches import Augmentation
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision, describe_changes
+from leuko.learning.starts import find_seen
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import Plan, find_name, find_root, make_plan
@@ -127,6 +132,7 @@ def compare(
 
     # Nothing is written before the data are known to be fit for use.
     plan = make_plan(data, settings, watcher, workers=workers)
+    _refuse_seen(plan)
     if resume is None:
         run = make_run_folder(out, "demo" if data is None else find_name(data))
         check_free_space(run, FREE_SPACE)
@@ -141,6 +147,26 @@ def compare(
             _check_unchanged(run, plan)
             remove_leftovers(run)
         return _work(run, plan, workers, watcher, began, resumed=resume is not None)
+
+
+def _refuse_seen(plan: Plan) -> None:
+    """Refuses to test on images that a shipped start was trained on.
+
+    Raises:
+        SeenImagesError: Says how many there are.
+    """
+    if plan.settings.init != "blood":
+        return
+    tested = np.unique(np.concatenate([split.test for split in plan.splits]))
+    hashes = plan.cleaned.manifest.table["sha256"].to_list()
+    asked = {hashes[i] for i in tested}
+    for model in plan.settings.models:
+        if seen := find_seen(model, asked):
+            raise SeenImagesError(
+                f"{len(seen):,} of the {len(asked):,} images to be tested on are among those that "
+                f"the pretrained start of {model} was trained on, so its figures would be too "
+                "good. Use --init random for this set."
+            )
 
 
 # --- what is continued ---------------------------------------------------------------------------
@@ -174,15 +200,24 @@ def _record(run: Path, plan: Plan, environment: dict[str, Any], watcher: Watcher
     write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
     write_atomically(run / "splits.parquet", plan.splits_table.write_parquet)
     watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
-    images, pictures, scores = cut_pictures(plan.found, view=settings.view, size=settings.size)
+    cut = partial(cut_pictures, plan.found, view=settings.view)
+    images, pictures, scores = cut(size=settings.size)
     if missed := int((scores == 0).sum()):
         watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")
 
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, image=np.array(images), cells=pictures, scores=scores)
+    _save_cells(run / "cells.npz", image=np.array(images), cells=pictures, scores=scores)
+    if plan.has_surroundings:
+        size = round(settings.size * SURROUNDINGS / WINDOW)
+        images, pictures, _ = cut(size=size, window=SURROUNDINGS)
+        _save_cells(run / "surroundings.npz", image=np.array(images), cells=pictures)
 
-    write_atomically(run / "cells.npz", save)
+
+def _save_cells(path: Path, **arrays: NDArray[Any]) -> None:
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, save)
 
 
 def _check_unchanged(run: Path, plan: Plan) -> None:
@@ -270,6 +305,7 @@ def _make_jobs(run: Path, plan: Plan) -> list[FoldJob]:
             ),
             init=settings.init, seed=settings.seed,
             keep_weights=settings.keep_weights,
+            training="surroundings.npz" if plan.has_surroundings else "cells.npz",
         )
         for split in plan.splits
         for model in settings.models
@@ -298,7 +334,11 @@ def _plan_meter(plan: Plan) -> Meter | None:
 
 
 def _make_meter_jobs(run: Path, plan: Plan, meter: Meter, job: FoldJob) -> list[FoldJob]:
-    settings = replace(plan.fit_settings, epochs=min(METER_EPOCHS, plan.settings.epochs))
+    # The meter's small network starts from random weights, whatever the study starts from.
+    settings = replace(
+        plan.fit_settings, epochs=min(METER_EPOCHS, plan.settings.epochs), reach=1.0, small=0.0,
+        depth_decay=1.0, frozen=False, augmentation=Augmentation(),
+    )  # fmt: skip
     pictures = replace(meter, rows=job.rows[meter.rows])  # rows of cells.npz, not of the study
     return make_meter_jobs(
         pictures, run, settings, size=plan.settings.size, seed=plan.settings.seed

@@ -10,10 +10,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from leuko.data.image import read_image
-from leuko.data.leukocytes import WINDOW, choose_leukocyte, cut_cell, cut_field, find_leukocytes
+from leuko.data.leukocytes import (
+    WINDOW,
+    balance_white,
+    choose_leukocyte,
+    cut_cell,
+    cut_field,
+    find_leukocytes,
+)
 from leuko.data.manifest import Manifest
 from leuko.data.measurements import measure_set_scales
 from leuko.engine import count_cores
+
+SURROUNDINGS = 28.0  # µm, the side of a window in which a cell can be moved, turned and shrunk
 
 
 def cut_pictures(
@@ -46,7 +55,7 @@ def cut_pictures(
             return cut_field(image, size), 1.0
         found = find_leukocytes(image, scale=scales[height, width])
         chosen = replace(choose_leukocyte(found, image), scale=scales[height, width])
-        return cut_cell(image, chosen, size, window), chosen.score
+        return balance_white(cut_cell(image, chosen, size, window), image), chosen.score
 
     with ThreadPoolExecutor(count_cores()) as pool:
         cut_out = list(pool.map(cut, rows))

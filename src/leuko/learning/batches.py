@@ -7,7 +7,7 @@ that is made anew from the seed and the epoch, so an epoch is the same after a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import pi
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
+
+    Draw = Callable[..., torch.Tensor]  # (low, high, *shape) → (B, *shape)
 
 # Mean and standard deviation of ImageNet, which the pretrained starts expect. From a random
 # start any fixed numbers do; these keep one preprocessing for every start.
@@ -36,9 +38,19 @@ class Augmentation:
         brightness, contrast, saturation: Largest change as a fraction.
         stain: Largest change of the optical density of each colour channel, as a fraction:
             stains differ in strength and hue between laboratories and days.
+        mixing: Largest share of a channel's optical density that is added to, or taken from,
+            another channel: two dyes, and the filters of another camera.
+        tint: Largest change of the light of each colour channel, as a fraction: lamps and white
+            balance.
+        shading: Largest slope of the light across the picture, as a fraction from edge to edge.
+        blur: Largest softening: 1 replaces a picture by its mean over about a micrometre.
+        sharpening: Largest opposite of it, as cameras do.
+        noise: Largest deviation of the noise of single pixels, as a fraction of full scale.
+        jpeg: Share of the pictures that are encoded as JPEG, in a quality from 30 to 95.
 
-    The colours change little: within one set, colour is what tells an eosinophil from a
-    neutrophil, and changing it more costs accuracy (``results/defaults.md``).
+    By default the colours change little and nothing below them does: within one set, colour is
+    what tells an eosinophil from a neutrophil, and changing it more costs accuracy
+    (``results/defaults.md``). `WIDE` is for weights that have to serve other laboratories.
     """
 
     rotation: float = 180.0
@@ -49,6 +61,19 @@ class Augmentation:
     contrast: float = 0.08
     saturation: float = 0.08
     stain: float = 0.03
+    mixing: float = 0.0
+    tint: float = 0.0
+    shading: float = 0.0
+    blur: float = 0.0
+    sharpening: float = 0.0
+    noise: float = 0.0
+    jpeg: float = 0.0
+
+
+WIDE = Augmentation(
+    scale=0.25, brightness=0.15, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1, tint=0.1,
+    shading=0.1, blur=1.0, sharpening=0.7, noise=0.03, jpeg=0.3,
+)  # fmt: skip
 
 
 def draw_epoch(
@@ -89,6 +114,8 @@ def iterate_batches(
     batch: int,
     augmentation: Augmentation,
     generator: torch.Generator,
+    size: int = 0,
+    reach: float = 1.0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yields augmented, normalised batches.
 
@@ -100,16 +127,20 @@ def iterate_batches(
             batch normalisation of two or three images is noise.
         augmentation: How far images may differ.
         generator: Source of randomness.
+        size: Side of the images given, in px; 0 for that of the cells.
+        reach: Side of the part of a cell's picture that is shown, as a fraction: what lies around
+            it is there to be moved into sight.
 
     Yields:
-        Images (B, 3, S, S) float32; labels (B,).
+        Images (B, 3, size, size) float32; labels (B,).
     """
     import torch
 
     for part in np.array_split(order, count_batches(len(order), batch)):
         index = torch.from_numpy(part)
         images = cells[index].float().div_(255)
-        yield normalise(augment(images, augmentation, generator)), labels[index]
+        images = augment(images, augmentation, generator, size=size, reach=reach)
+        yield normalise(images), labels[index]
 
 
 def count_batches(images: int, batch: int) -> int:
@@ -125,9 +156,14 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def augment(
-    images: torch.Tensor, augmentation: Augmentation, generator: torch.Generator
+    images: torch.Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    *,
+    size: int = 0,
+    reach: float = 1.0,
 ) -> torch.Tensor:
-    """Changes geometry and colour, each image with parameters of its own.
+    """Changes geometry, colour and sharpness, each image with parameters of its own.
 
     Written by hand because torchvision gives all images of a batch the same parameters, and
     kornia's classes draw from the global generator, so that an epoch could not be repeated.
@@ -136,54 +172,99 @@ def augment(
         images: (B, 3, S, S), in [0, 1].
         augmentation: How far images may differ.
         generator: Source of randomness.
+        size, reach: As for `iterate_batches`.
 
     Returns:
-        (B, 3, S, S), in [0, 1].
+        (B, 3, size, size), in [0, 1].
     """
     import torch
 
-    def draw(spread: float) -> torch.Tensor:
-        """(B,) uniform in [-spread, spread]."""
-        return (torch.rand(len(images), generator=generator) * 2 - 1) * spread
+    def draw(low: float, high: float, *shape: int) -> torch.Tensor:
+        """(B, *shape) uniform in [low, high]."""
+        return torch.rand(len(images), *shape, generator=generator) * (high - low) + low
 
-    images = _move(images, augmentation, draw)
-    return _recolour(images, augmentation, draw)
+    images = _move(images, augmentation, draw, size or images.shape[-1], reach)
+    images = _recolour(images, augmentation, draw)
+    if augmentation.blur or augmentation.sharpening:
+        images = _refocus(images, augmentation, draw)
+    if augmentation.noise:
+        amount = draw(0, augmentation.noise, 1, 1, 1)
+        images = images + amount * torch.randn(images.shape, generator=generator)
+    images = images.clamp_(0, 1)
+    return _encode(images, augmentation, draw) if augmentation.jpeg else images
 
 
-def _move(images: torch.Tensor, a: Augmentation, draw) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def _move(
+    images: torch.Tensor, a: Augmentation, draw: Draw, size: int, reach: float
+) -> torch.Tensor:
     import torch
     from torch.nn import functional
 
-    angle = draw(a.rotation / 180 * pi)
-    zoom = torch.exp(draw(1.0) * float(np.log1p(a.scale)))
-    mirror = torch.where(draw(1.0) > 0, 1.0, -1.0) if a.flips else torch.ones(len(images))
+    angle = draw(-1, 1) * (a.rotation / 180 * pi)
+    zoom = torch.exp(draw(-1, 1) * float(np.log1p(a.scale))) / reach
+    mirror = torch.where(draw(-1, 1) > 0, 1.0, -1.0) if a.flips else torch.ones(len(images))
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     # affine_grid's coordinates run from -1 to 1, so a shift of the side is twice as large.
-    matrix = torch.stack(
-        [cos * mirror, -sin, draw(2 * a.shift), sin * mirror, cos, draw(2 * a.shift)], dim=1
-    ).view(-1, 2, 3)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    across, down = (draw(-1, 1) * (2 * a.shift * reach) for _ in range(2))
+    matrix = torch.stack([cos * mirror, -sin, across, sin * mirror, cos, down], dim=1)
+    shape = [len(images), 3, size, size]
+    grid = functional.affine_grid(matrix.view(-1, 2, 3), shape, align_corners=False)
     # The border's colour is carried outwards; a mirror image would show cells that don't exist.
     return functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
 
 
-def _recolour(images: torch.Tensor, a: Augmentation, draw) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def _recolour(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor:
     import torch
 
-    def column(values: torch.Tensor) -> torch.Tensor:
-        return values.view(-1, 1, 1, 1)
-
-    if a.stain:
+    if a.stain or a.mixing:
         # Beer-Lambert: the optical density of a channel is proportional to the dye in the path.
-        strength = 1 + torch.stack([draw(a.stain) for _ in range(3)], dim=1).view(-1, 3, 1, 1)
-        images = images.clamp(min=1 / 255).pow(strength)
+        strength = 1 + draw(-a.stain, a.stain, 3)
+        images = images.clamp(min=1 / 255)
+        if a.mixing:
+            matrix = torch.diag_embed(strength) + draw(-a.mixing, a.mixing, 3, 3)
+            density = torch.bmm(matrix, images.log().flatten(2))
+            images = density.clamp(max=0).exp().view(images.shape)
+        else:
+            images = images.pow(strength[:, :, None, None])
+    if a.tint:
+        images = images * (1 + draw(-a.tint, a.tint, 3, 1, 1))
+    if a.shading:
+        place = torch.linspace(-0.5, 0.5, images.shape[-1])
+        down, across = (draw(-a.shading, a.shading, 1, 1, 1) for _ in range(2))
+        images = images * (1 + down * place[:, None] + across * place)
     grey = images.mean(dim=1, keepdim=True)
-    images = grey + (images - grey) * column(1 + draw(a.saturation))
+    images = grey + (images - grey) * (1 + draw(-a.saturation, a.saturation, 1, 1, 1))
     level = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = level + (images - level) * column(1 + draw(a.contrast))
-    return (images * column(1 + draw(a.brightness))).clamp_(0, 1)
+    images = level + (images - level) * (1 + draw(-a.contrast, a.contrast, 1, 1, 1))
+    return (images * (1 + draw(-a.brightness, a.brightness, 1, 1, 1))).clamp_(0, 1)
+
+
+def _refocus(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor:
+    """Mixes each picture with its local mean: less of it sharpens, more of it blurs."""
+    from torch.nn import functional
+
+    side = images.shape[-1]
+    # 5 of 96 px at 20 µm are a micrometre, the width at which granules run together.
+    width = max(3, round(side * 5 / 96) | 1)
+    padded = functional.pad(images, [width // 2] * 4, mode="replicate")
+    soft = functional.avg_pool2d(padded, width, stride=1)
+    return images + draw(-a.sharpening, a.blur, 1, 1, 1) * (soft - images)
+
+
+def _encode(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor:
+    import simplejpeg
+    import torch
+
+    chosen = (draw(0, 1) < a.jpeg).nonzero()[:, 0]
+    quality = draw(30, 95).round().int()
+    pixels = (images[chosen].permute(0, 2, 3, 1) * 255).round().byte().contiguous().numpy()
+    for i, picture in zip(chosen.tolist(), pixels, strict=True):
+        code = simplejpeg.encode_jpeg(picture, quality=int(quality[i]), colorsubsampling="420")
+        again = simplejpeg.decode_jpeg(code)
+        images[i] = torch.from_numpy(again).permute(2, 0, 1).float().div_(255)
+    return images
 
 
 def eight_views(images: torch.Tensor) -> Iterator[torch.Tensor]:

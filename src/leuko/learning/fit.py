@@ -53,6 +53,14 @@ class FitSettings:
             weights, averages, loss and predictions stay float32.
         views: 1, or 8 to average the prediction over quarter turns and mirror images.
         augmentation: How far training images may differ from the pictures taken.
+        size: Side of the images that the network sees, in px; 0 for that of the cells.
+        reach: Side of the part of a cell's picture that is shown, see `iterate_batches`.
+        small: Share of the epochs, the first ones, that are trained at two thirds of `size`.
+        depth_decay: Factor of the learning rate from one block of the network to the one before
+            it, see `group_by_depth`; 1 trains all alike. What comes early in a network that
+            was trained before is general and needs little change.
+        frozen: Whether the statistics of batch normalisation stay what they are. For networks
+            that were trained before: the few images of a small set are a poor measure of them.
     """
 
     epochs: int
@@ -67,6 +75,21 @@ class FitSettings:
     precision: str = "float32"
     views: int = 8
     augmentation: Augmentation = field(default_factory=Augmentation)
+    size: int = 0
+    reach: float = 1.0
+    small: float = 0.0
+    depth_decay: float = 1.0
+    frozen: bool = False
+
+    def size_of(self, epoch: int, stored: int) -> int:
+        """Side of the images in an epoch, counted from 1; cells are `stored` px wide."""
+        size = self.size or stored
+        return reduce_size(size) if epoch <= self.small * self.epochs else size
+
+
+def reduce_size(size: int) -> int:
+    """Two thirds of a side, as a multiple of 32: the networks halve an image five times."""
+    return max(32, round(size / 48) * 32)
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,9 @@ def fit(
     targets = torch.from_numpy(labels)
     order_in_memory = choose_memory_format(network)
     network.train().to(memory_format=order_in_memory)  # type: ignore[call-overload]
+    if settings.frozen:
+        for layer in _list_normalisation(network):
+            layer.eval()
     optimizer = _make_optimizer(network, settings)
     averaged = {name: value.clone() for name, value in network.state_dict().items()}
     history: list[Epoch] = []
@@ -154,13 +180,15 @@ def fit(
             batch=settings.batch,
             augmentation=settings.augmentation,
             generator=generator,
+            size=settings.size_of(number, images.shape[-1]),
+            reach=settings.reach,
         )
         for batch, target in batches:
             if at_step is not None:
                 at_step()
             rate = schedule(step, steps * settings.epochs, settings)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 logits = network(batch.contiguous(memory_format=order_in_memory)).float()
             loss = functional.cross_entropy(
@@ -183,7 +211,9 @@ def fit(
             _save_checkpoint(checkpoint, network, optimizer, averaged, history, stamp)
         yield history[-1]
     network.load_state_dict(averaged)
-    _refresh_normalisation(network, images, targets, settings, seed)
+    network.eval()
+    if not settings.frozen:
+        _refresh_normalisation(network, images, targets, settings, seed)
 
 
 def schedule(step: int, total: int, settings: FitSettings) -> float:
@@ -228,17 +258,41 @@ def predict(
 def _make_optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     import torch
 
-    # Decay pulls towards zero; for biases and normalisation layers zero means nothing.
-    weights = [p for p in network.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in network.parameters() if p.requires_grad and p.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": weights, "weight_decay": settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        fused=True,
-    )
+    groups = []
+    blocks = group_by_depth(network) if settings.depth_decay != 1 else [list(network.parameters())]
+    for depth, parameters in enumerate(reversed(blocks)):
+        own = [p for p in parameters if p.requires_grad]
+        # Decay pulls towards zero; for biases and normalisation layers zero means nothing.
+        for decay, chosen in (
+            (settings.weight_decay, [p for p in own if p.ndim >= 2]),
+            (0.0, [p for p in own if p.ndim < 2]),
+        ):
+            if chosen:
+                share = settings.depth_decay**depth
+                groups.append({"params": chosen, "weight_decay": decay, "share": share})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def group_by_depth(network: nn.Module) -> list[list[torch.nn.Parameter]]:
+    """The parameters by block, from the input to the classes.
+
+    A block is a layer or a group of layers of the published network: the stem, the four stages
+    and the last layer of a ResNet, the nine parts of an EfficientNet, single convolutions of
+    AlexNet.
+    """
+    blocks: dict[str, list[torch.nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        words = name.split(".")
+        # torchvision puts what it repeats under "features", and by number there.
+        block = ".".join(words[:2]) if words[0] in ("features", "blocks", "stages") else words[0]
+        blocks.setdefault(block.replace("bn1", "conv1"), []).append(parameter)
+    return list(blocks.values())
+
+
+def _list_normalisation(network: nn.Module) -> list[torch.nn.BatchNorm2d]:
+    import torch
+
+    return [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
 def _average(
@@ -274,8 +328,7 @@ def _refresh_normalisation(
     """
     import torch
 
-    network.eval()
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    layers = _list_normalisation(network)
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
@@ -289,6 +342,7 @@ def _refresh_normalisation(
         for batch, _ in iterate_batches(
             images, targets, order, batch=4 * settings.batch,
             augmentation=settings.augmentation, generator=generator,
+            size=settings.size, reach=settings.reach,
         ):  # fmt: skip
             network(batch.contiguous(memory_format=choose_memory_format(network)))
     for layer, momentum in zip(layers, momenta, strict=True):

@@ -37,6 +37,8 @@ class FoldJob:
         seed: Of the study; that of the job depends on it, the repeat and the fold.
         keep_weights: Whether the trained weights stay in the job's folder.
         part: Folder of the run in which the jobs of one purpose lie.
+        training: File of the run with the pictures for training; its rows are those of
+            ``cells.npz``, in which the test pictures are.
     """
 
     run: Path
@@ -53,6 +55,7 @@ class FoldJob:
     seed: int
     keep_weights: bool
     part: str = "fits"
+    training: str = "cells.npz"
 
     @property
     def folder(self) -> Path:
@@ -121,9 +124,9 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
             send(Progress(job.model, job.repeat, job.fold, epoch, fresh=False))
         return done
     job.folder.mkdir(parents=True, exist_ok=True)
-    with np.load(job.run / "cells.npz", allow_pickle=False) as file:
-        cells = file["cells"][job.rows]
-    size = cells.shape[1]
+    shown = _read_cells(job.run / job.training, job.rows[job.train])
+    tested = _read_cells(job.run / "cells.npz", job.rows[job.test])
+    size = tested.shape[1]
     network = build(job.model, job.classes, size=size, init=job.init, seed=job.fit_seed)
     flops = count_flops(network, size)
     checkpoint = job.folder / "checkpoint.safetensors"
@@ -137,7 +140,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
 
     for epoch in fit(
         network,
-        cells[job.train],
+        shown,
         job.labels[job.train],
         job.settings,
         seed=job.fit_seed,
@@ -146,7 +149,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     ):
         history.append(epoch)
         send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
-    probabilities = predict(network, cells[job.test], views=job.settings.views)
+    probabilities = predict(network, tested, views=job.settings.views)
     if job.keep_weights:
         from safetensors.torch import save_file
 
@@ -156,6 +159,12 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     _write_result(job, result)
     checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _read_cells(path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    with np.load(path, allow_pickle=False) as file:
+        cells: NDArray[np.uint8] = file["cells"][rows]
+    return cells
 
 
 def read_result(job: FoldJob) -> FoldResult | None:

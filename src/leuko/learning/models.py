@@ -14,11 +14,13 @@ of its layers, which have no normalisation to restore it (``tests/test_models.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leuko.errors import InputSizeError, MissingExtraError, UnknownNameError, WeightsError, suggest
+from leuko.learning.starts import find_start
 from leuko.run import has_bfloat16
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 DEFAULT_MODELS = ("resnet18", "efficientnet_b0", "alexnet")
-STARTS = ("random", "imagenet")
+STARTS = ("random", "imagenet", "blood")
 
 
 def find_architecture(name: str) -> Architecture:
@@ -94,16 +96,23 @@ def check_input_size(name: str, size: int) -> None:
         )
 
 
-def check_start(init: str) -> None:
+def check_start(init: str, models: Sequence[str] = ()) -> None:
     """Refuses a start of the weights that is neither a known word nor a file.
 
+    Args:
+        init: As for `build`.
+        models: Names of the networks that are to start from it.
+
     Raises:
-        WeightsError: No such file.
+        WeightsError: No such file, or no start is shipped for one of the models.
     """
+    if init == "blood":
+        for model in models:
+            find_start(model)
     if init not in STARTS and not Path(init).is_file():
         raise WeightsError(
-            f"There is no file of weights at {init}. --init takes random, imagenet or the path "
-            "of a .safetensors file."
+            f"There is no file of weights at {init}. --init takes blood, random, imagenet or "
+            "the path of a .safetensors file."
         )
 
 
@@ -131,9 +140,9 @@ def build(name: str, classes: int, *, size: int, init: str = "random", seed: int
         name: See `find_architecture`.
         classes: K; the network gives (B, K) logits.
         size: Side of the square input in pixels, for the check of the smallest size.
-        init: ``random``; ``imagenet`` (weights of torchvision or timm, downloaded if need be);
-            or the path of a safetensors file, whose tensors replace those of the same name and
-            shape (the last layer may differ).
+        init: ``blood`` (weights that ship with the package, see `leuko.learning.starts`);
+            ``random``; ``imagenet`` (weights of torchvision or timm, downloaded if need be); or
+            the path of a safetensors file. All but the last layer is taken from a file.
         seed: Decides the random weights.
 
     Raises:
@@ -159,7 +168,9 @@ def build(name: str, classes: int, *, size: int, init: str = "random", seed: int
             network = _build_timm(name, classes, size, pretrained=init == "imagenet")
         else:
             network = _build_torchvision(architecture, classes, pretrained=init == "imagenet")
-    if init not in STARTS:
+    if init == "blood":
+        _load_start(network, find_start(name).path)
+    elif init not in STARTS:
         _load_start(network, Path(init))
     return network
 
@@ -231,7 +242,7 @@ def _build_timm(name: str, classes: int, size: int, *, pretrained: bool) -> nn.M
 
 
 def _load_start(network: nn.Module, path: Path) -> None:
-    """Puts a file's tensors into a network; only the last layer may be missing or differ."""
+    """Puts a file's tensors into a network, but for the last layer: it names other classes."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -247,7 +258,8 @@ def _load_start(network: nn.Module, path: Path) -> None:
     last = list(own)[-2:]  # weight and bias of the layer that names the classes
     unknown = sorted(set(given) - set(own))
     missing = sorted(set(own) - set(given) - set(last))
-    wrong = [k for k in given if k in own and given[k].shape != own[k].shape and k not in last]
+    given = {k: v for k, v in given.items() if k not in last}
+    wrong = [k for k in given if k in own and given[k].shape != own[k].shape]
     broken = [k for k, v in given.items() if v.is_floating_point() and not v.isfinite().all()]
     for what, names in (
         ("tensors that the network doesn't have", unknown),
@@ -260,7 +272,7 @@ def _load_start(network: nn.Module, path: Path) -> None:
                 f"{path} holds {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}. "
                 "It was made for another network; choose the model that it belongs to."
             )
-    fitting = {k: v.to(own[k].dtype) for k, v in given.items() if v.shape == own[k].shape}
+    fitting = {k: v.to(own[k].dtype) for k, v in given.items()}
     network.load_state_dict(fitting, strict=False)
 
 
