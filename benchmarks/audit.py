@@ -225,7 +225,7 @@ def tabulate_growth(outcomes: Sequence[Outcome], copies: str) -> list[str]:
         if equal.sum() > 1:
             few, whole = n[equal], spent[equal].sum(axis=1)
             lines.append(
-                f"**From {few.min():,.0f} to {few.max():,.0f} images, with {FEWEST} landmarks each: "
+                f"**From {few.min():,.0f} to {few.max():,.0f} images, {FEWEST} landmarks each: "
                 f"{fit_exponent(few, whole):.2f}; N log N has "
                 f"{fit_exponent(few, few * np.log(few)):.2f}.**"
             )

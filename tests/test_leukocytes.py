@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from leuko.data.image import read_image, resize_image
 from leuko.data.leukocytes import (
-    WHITE,
     Leukocyte,
-    balance_white,
     choose_leukocyte,
     cut_cell,
     cut_field,
@@ -98,21 +96,6 @@ def test_window_moves_inwards_at_the_border() -> None:
     cut = cut_cell(field, cell, 96)
     side = round(20 * cell.scale)
     assert np.array_equal(cut, resize_image(field[:side, :side], 96, 96))
-
-
-@pytest.mark.parametrize("lamp", [(1.0, 0.9, 0.75), (0.8, 0.9, 1.0)])
-def test_white_balance_takes_the_lamp_out_and_leaves_the_stain(lamp: tuple[float, ...]) -> None:
-    field = draw_field([(300, 240)])
-    lit = (field * np.array(lamp)).astype(np.uint8)
-    plain, balanced = balance_white(field, field), balance_white(lit, lit)
-    assert float(np.abs(plain.astype(int) - balanced).mean()) < 1.5
-    assert float(np.abs(field.astype(int) - lit).mean()) > 10
-    assert np.percentile(balanced, 92, axis=(0, 1)) == pytest.approx([WHITE] * 3, abs=4)
-
-
-def test_a_picture_without_background_is_not_stretched_without_limit() -> None:
-    dark = np.full((60, 60, 3), 10, dtype=np.uint8)
-    assert balance_white(dark, dark).max() <= 31
 
 
 def test_a_picture_smaller_than_the_window_gets_its_edge_colour() -> None:

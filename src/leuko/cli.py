@@ -234,7 +234,7 @@ def pretrain(
     augmentation:
         narrow or wide. [default: wide]
     epochs:
-        Passes through the training part. [default: 18]
+        Passes through the training part. [default: 12]
     small:
         Share of the epochs, the first ones, at two thirds of the picture side. [default: 0.67]
     batch:

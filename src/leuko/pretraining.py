@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "init": "random",
     "size": 96,
     "augmentation": "wide",
-    "epochs": 18,
+    "epochs": 12,
     "small": 0.67,
     "batch": 64,
     "learning_rate": 2e-3,

@@ -29,8 +29,6 @@ CUT_OUT = 48.0  # µm: square pictures up to this side were cut around one cell;
 OFF_CENTRE = 8.0  # µm from the middle of such a picture; whatever lies farther is a neighbour
 WINDOW = 20.0  # µm, the side of the square that cut_cell cuts
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
-WHITE = 240.0  # of 255, what the empty background becomes: brighter grains stay visible
-BLACK = 40  # of 255; what is darker in every channel was not photographed
 THUMBNAIL = 160  # px, the long side at which everything is looked for
 
 LOGARITHM = np.log(np.maximum(np.arange(256, dtype=np.float32), 4))
@@ -237,31 +235,6 @@ def cut_cell(field: Field, leukocyte: Leukocyte, size: int, window: float = WIND
     return resize_image(np.ascontiguousarray(piece), size, size)
 
 
-def balance_white(picture: Field, field: Field) -> Field:
-    """Makes the empty background of a picture white, as if every lamp and camera were alike.
-
-    Each channel is multiplied by one number, as light is by glass: the optical density of the
-    stain doesn't change. Without this, networks learn the colour of one laboratory's lamp
-    (``results/pretraining.md``).
-
-    Args:
-        picture: RGB uint8, (h, w, 3), a part of `field` or all of it.
-        field: RGB uint8, (H, W, 3), in which the background is measured.
-
-    Returns:
-        RGB uint8, (h, w, 3); the background is about `WHITE` in every channel.
-    """
-    _check_field(field)
-    shrink = min(1.0, THUMBNAIL / max(field.shape[:2]))
-    height, width = (max(1, round(side * shrink)) for side in field.shape[:2])
-    small = resize_image(field, height, width)
-    background = _measure_background(small, small.max(axis=2) > BLACK)
-    # What is darker than this is no background, but a picture without any.
-    gain = WHITE / np.maximum(background, WHITE / 3)
-    table = np.clip(np.arange(256)[:, None] * gain + 0.5, 0, 255).astype(np.uint8)  # (256, 3)
-    return np.stack([table[picture[..., k], k] for k in range(3)], axis=-1)
-
-
 def cut_field(field: Field, size: int) -> Field:
     """The whole field as a square: squashed, not cropped, because a cell may touch the border.
 
@@ -294,21 +267,16 @@ def _make_view(field: Field) -> _View:
     height, width = field.shape[:2]
     shrink = min(1.0, THUMBNAIL / max(height, width))
     small = resize_image(field, max(1, round(height * shrink)), max(1, round(width * shrink)))
-    valid = small.max(axis=2) > BLACK
+    valid = small.max(axis=2) > 40
     if not valid.all():  # the rim of a black corner is a mixture, not a colour
         valid = ndimage.binary_erosion(valid, border_value=1)
-    background = _measure_background(small, valid)
+    seen = small[valid] if valid.any() else small.reshape(-1, 3)
+    background = np.maximum(np.percentile(seen[::3], 92, axis=0), 1).astype(np.float32)
     density = np.log(background) - LOGARITHM[small]  # (h, w, 3)
     red, green, blue = (density[..., k] for k in range(3))
     stain = (red + green - 2 * blue) * valid
     body = (0.5 * red + green - 1.5 * blue) * valid
     return _View(green, stain, body, valid, shrink)
-
-
-def _measure_background(small: Field, valid: Mask) -> FloatArray:
-    """(3,) the colour where no cell is: bright, but not the brightest glare."""
-    seen = small[valid] if valid.any() else small.reshape(-1, 3)
-    return np.maximum(np.percentile(seen[::3], 92, axis=0), 1).astype(np.float32)
 
 
 def _otsu(values: FloatArray) -> float:

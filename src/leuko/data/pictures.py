@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from leuko.data.image import read_image
 from leuko.data.leukocytes import (
     WINDOW,
-    balance_white,
     choose_leukocyte,
     cut_cell,
     cut_field,
@@ -55,7 +54,7 @@ def cut_pictures(
             return cut_field(image, size), 1.0
         found = find_leukocytes(image, scale=scales[height, width])
         chosen = replace(choose_leukocyte(found, image), scale=scales[height, width])
-        return balance_white(cut_cell(image, chosen, size, window), image), chosen.score
+        return cut_cell(image, chosen, size, window), chosen.score
 
     with ThreadPoolExecutor(count_cores()) as pool:
         cut_out = list(pool.map(cut, rows))

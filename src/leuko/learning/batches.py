@@ -71,7 +71,7 @@ class Augmentation:
 
 
 WIDE = Augmentation(
-    scale=0.25, brightness=0.15, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1, tint=0.1,
+    scale=0.25, brightness=0.15, contrast=0.5, saturation=0.6, stain=0.5, mixing=0.2, tint=0.1,
     shading=0.1, blur=1.0, sharpening=0.7, noise=0.03, jpeg=0.3,
 )  # fmt: skip
 
