@@ -20,6 +20,7 @@ from leuko.judgement.comparison import (
     interval,
 )
 from leuko.judgement.predictions import Predictions
+from leuko.judgement.results import judge_model
 
 SHARES = np.array([186, 88, 33, 20]) / 327  # the Kaggle set after cleaning
 
@@ -236,6 +237,21 @@ def test_rows_in_any_order_are_arranged():
     i, j = one.images.index("image7"), model.images.index("image7")
     assert (one.probabilities[:, i] == model.probabilities[:, j]).all()
     assert (one.y_true[i], one.groups[i]) == (model.y_true[j], model.groups[j])
+
+
+def test_a_group_answers_once_by_the_mean_of_its_images():
+    y = np.array([0, 0, 1, 1, 0])
+    p = np.array([[[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8], [0.9, 0.1]]])
+    images, groups = tuple("abcde"), ("one", "one", "two", "mixed", "mixed")
+    grouped = Predictions("m", images, groups, y, p).by_group()
+    assert grouped.images == ("one", "two"), "a group of two labels has no answer right for all"
+    assert grouped.y_true.tolist() == [0, 1]
+    assert grouped.probabilities[0] == pytest.approx(np.array([[0.65, 0.35], [0.3, 0.7]]))
+    judged = judge_model(Predictions("m", images, groups, y, p), ["x", "y"], seed=0)
+    assert judged["by_group"]["accuracy"]["value"] == 1
+    assert judged["accuracy"]["value"] == pytest.approx(0.8)
+    assert judged["by_group"]["n"] == 2
+    assert "by_group" not in judge_model(Predictions("m", images, images, y, p), ["x", "y"], seed=0)
 
 
 def test_incomplete_or_contradictory_rows_are_refused():

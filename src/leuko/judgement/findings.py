@@ -93,7 +93,18 @@ def answer(results: Mapping[str, Any]) -> list[str]:
         f"of {quantity(len(results['data']['classes']), 'class', 'classes')}, each judged by a "
         "network that was not trained on it."
     )
-    return [first, *_verdicts(results), _over_colour(results)]
+    return [first, *_by_group(models[best]), *_verdicts(results), _over_colour(results)]
+
+
+def _by_group(model: Mapping[str, Any]) -> list[str]:
+    """The figure that counts cells where a set holds many pictures of each."""
+    found = model.get("by_group")
+    if not found:
+        return []
+    return [
+        f"Many images share a group. With one answer per group, the mean over its images, the "
+        f"accuracy is {with_limits(found, 'accuracy')}, n = {found['n']}."
+    ]
 
 
 def seen_from(pair: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -70,3 +70,20 @@ class Predictions:
             y[order[:N]],
             p[order].reshape(R, N, -1),
         )
+
+    def by_group(self) -> Predictions:
+        """One row per group: the mean of its images' answers.
+
+        A group whose images bear several labels has no answer that is right for all, and is left
+        out.
+        """
+        members: dict[str, list[int]] = {}
+        for i, group in enumerate(self.groups):
+            members.setdefault(group, []).append(i)
+        one = {g: rows for g, rows in members.items() if len(set(self.y_true[rows])) == 1}
+        names = tuple(one)
+        means = [self.probabilities[:, rows].mean(axis=1) for rows in one.values()]  # (R, K) each
+        return Predictions(
+            self.name, names, names, np.array([self.y_true[rows[0]] for rows in one.values()]),
+            np.stack(means, axis=1) if means else self.probabilities[:, :0],
+        )  # fmt: skip

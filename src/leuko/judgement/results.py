@@ -13,6 +13,7 @@ from leuko.judgement.comparison import choose_best, compare_models, interval
 from leuko.judgement.metrics import confusion, per_class
 from leuko.judgement.predictions import Predictions
 
+MANY_GROUPS = 0.9  # groups per image, from which on both are about the same
 INTERVALS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
 
 
@@ -82,7 +83,24 @@ def judge_model(answers: Predictions, classes: Sequence[str], *, seed: int) -> d
         "n": len(answers.y_true),
         "per_class": rows,
         "confusion": confusion(truth, pooled).tolist(),
+        **_judge_groups(answers, seed),
     }
+
+
+def _judge_groups(answers: Predictions, seed: int) -> dict[str, Any]:
+    """``by_group``: one answer per group, the mean over its pictures.
+
+    Where a set holds many pictures of one source, as an augmented one does, this is the figure
+    that counts cells. Empty where fewer than a tenth of the images share a group.
+    """
+    groups = answers.by_group()
+    if len(groups.images) > MANY_GROUPS * len(answers.images):
+        return {}
+    limits = {
+        name: asdict(interval(name, groups.y_true, groups.probabilities, groups.groups, rng=seed))
+        for name in INTERVALS[:2]
+    }
+    return {"by_group": {**limits, "n": len(groups.images)}}
 
 
 def _arrange(predictions: pl.DataFrame, name: str, classes: Sequence[str]) -> Predictions:
