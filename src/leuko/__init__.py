@@ -7,6 +7,7 @@
     judgement/  whether to believe it: metrics, intervals, comparison, figures, report
     inspection  what is wrong with a set: the audit, wrong labels, the leak meter
     study       models × folds × repeats into one run folder
+    pretraining a start for other studies, from one large set
     engine      jobs in processes of one thread each
     run         the run folder: made once, never overwritten, continued only by the same settings
     cli         thin commands
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from leuko.data.leukocytes import find_leukocytes as find_leukocytes
     from leuko.data.sources import scan as scan
     from leuko.inspection import audit as audit
+    from leuko.pretraining import pretrain as pretrain
     from leuko.study import compare as compare
 
 __version__ = "0.1.0"
@@ -36,6 +38,7 @@ _HOMES = {
     "compare": "leuko.study",
     "fetch": "leuko.data.downloads",
     "find_leukocytes": "leuko.data.leukocytes",
+    "pretrain": "leuko.pretraining",
     "read_image": "leuko.data.image",
     "scan": "leuko.data.sources",
 }

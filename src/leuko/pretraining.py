@@ -19,7 +19,7 @@ import polars as pl
 
 from leuko.data.manifest import Manifest, read_manifest
 from leuko.errors import DataError
-from leuko.learning.starts import pack_hashes
+from leuko.learning.starts import pack_hashes, write_half
 from leuko.run import read_environment
 from leuko.storage import write_atomically
 from leuko.study import Study, compare, hash_data
@@ -129,24 +129,11 @@ def write_starts(study: Study, credit: str = "") -> dict[str, Path]:
     for model, path in weights.items():
         facts = _collect_facts(study, manifest, model, len(trained), credit)
         name = model.replace(":", "-").replace("/", "-")
-        written[model] = _write_half(path, folder / f"{name}.safetensors", facts)
+        written[model] = write_half(path, folder / f"{name}.safetensors")
         write_atomically(folder / f"{name}.seen", pack_hashes(hashes[i] for i in trained))
         write_atomically(folder / f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=False))
         write_atomically(folder / f"{name}.md", write_card(facts))
     return written
-
-
-def _write_half(source: Path, target: Path, facts: dict[str, Any]) -> Path:
-    """Half precision for whatever has two or more dimensions, which is nearly all."""
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
-
-    tensors = {
-        name: np.ascontiguousarray(value.astype(np.float16) if value.ndim >= 2 else value)
-        for name, value in load_file(source).items()
-    }
-    note = {"model": facts["model"], "classes": json.dumps(facts["classes"])}
-    return write_atomically(target, lambda p: save_file(tensors, p, metadata=note))
 
 
 def _collect_facts(

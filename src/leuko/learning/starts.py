@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.errors import WeightsError
+from leuko.storage import write_atomically
 
 DIGITS = 16  # of a SHA-256: 64 bits tell 12,000 images apart with a chance of 1e-11 to err
 
@@ -86,6 +87,22 @@ def read_hashes(path: Path) -> set[int]:
 def pack_hashes(hashes: Iterable[str]) -> bytes:
     """What `read_hashes` reads: eight bytes an image, sorted."""
     return np.array(sorted(int(h[:DIGITS], 16) for h in set(hashes)), dtype=">u8").tobytes()
+
+
+def write_half(source: Path, target: Path) -> Path:
+    """Copies weights, in half precision whatever has two or more dimensions: nearly all of them.
+
+    Args:
+        source: A safetensors file.
+        target: Written atomically.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {
+        name: np.ascontiguousarray(value.astype(np.float16) if value.ndim >= 2 else value)
+        for name, value in load_file(source).items()
+    }
+    return write_atomically(target, lambda p: save_file(tensors, p))
 
 
 def answer(
