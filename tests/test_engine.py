@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 
 import pytest
 
-from leuko.engine import count_cores, map_jobs
+from leuko.engine import count_cores, keep_freed_memory, map_jobs
 from leuko.errors import SettingsError, TrainingError
 
 
@@ -27,6 +28,31 @@ def die(job, send):
 
 def count_threads(job, send):
     return os.environ["OMP_NUM_THREADS"]
+
+
+def count_faults_of_reuse(keep, send):
+    """Pages that the system had to hand out anew for memory that was in use just before."""
+    import resource
+
+    if keep:
+        keep_freed_memory()
+
+    def use() -> None:
+        blocks = [b"x" * (20 << 20) for _ in range(5)]
+        assert len(blocks) == 5
+
+    use()
+    use()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    use()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not the GNU C library")
+def test_a_worker_that_keeps_its_memory_is_not_handed_it_again():
+    faults = dict(map_jobs(count_faults_of_reuse, [False, True], workers=1, on_message=print))
+    assert faults[False] > 1000
+    assert faults[True] < 100
 
 
 def test_every_job_gives_its_result_and_its_messages():

@@ -129,7 +129,8 @@ def fit(
     order_in_memory = choose_memory_format(network)
     network.train().to(memory_format=order_in_memory)  # type: ignore[call-overload]
     optimizer = _make_optimizer(network, settings)
-    averaged = {name: value.clone() for name, value in network.state_dict().items()}
+    own = network.state_dict()  # the tensors themselves, which change in place
+    averaged = {name: value.clone() for name, value in own.items()}
     history: list[Epoch] = []
     stamp = {"settings": asdict(settings), "seed": seed, "images": len(labels)}
     if checkpoint is not None and checkpoint.exists():
@@ -171,7 +172,7 @@ def fit(
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             _check_finite(loss.item(), norm.item(), number, step, rate, batch)
             optimizer.step()
-            _average(averaged, network, settings.average, step)
+            _average(averaged, own, settings.average, step)
             loss_sum += loss.item() * len(target)
             right += int((logits.argmax(1) == target).sum())
             step += 1
@@ -242,13 +243,12 @@ def _make_optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.Ad
 
 
 def _average(
-    averaged: dict[str, torch.Tensor], network: nn.Module, decay: float, step: int
+    averaged: dict[str, torch.Tensor], own: dict[str, torch.Tensor], decay: float, step: int
 ) -> None:
     import torch
 
     # Early on the average must forget the random start quickly.
     keep = min(decay, (1 + step) / (10 + step))
-    own = network.state_dict()
     floats = [name for name, value in averaged.items() if value.is_floating_point()]
     with torch.no_grad():
         torch._foreach_lerp_([averaged[n] for n in floats], [own[n] for n in floats], 1 - keep)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.engine import keep_freed_memory
 from leuko.learning.fit import Epoch, FitSettings
 from leuko.storage import write_atomically
 
@@ -115,6 +116,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     from leuko.learning.models import build, count_flops, count_parameters
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     done = read_result(job)
     if done is not None:
         for epoch in done.history:

@@ -195,7 +195,25 @@ def _build_torchvision(architecture: Architecture, classes: int, *, pretrained: 
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         network.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, classes))
+    for layer in network.modules():
+        if isinstance(layer, nn.MaxPool2d):
+            layer.register_forward_pre_hook(_put_channels_last)
+            layer.register_forward_hook(_put_channels_first)
     return network
+
+
+# PyTorch pools an image whose channels lie together with vector instructions, and any other one
+# number at a time: with the two conversions it takes a third of the time, to the same last bit.
+def _put_channels_last(_layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return inputs[0].contiguous(memory_format=torch.channels_last)
+
+
+def _put_channels_first(
+    _layer: nn.Module, _inputs: tuple[torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    return output.contiguous()
 
 
 def _build_timm(name: str, classes: int, size: int, *, pretrained: bool) -> nn.Module:
