@@ -271,7 +271,9 @@ def measure(case: Case, args: argparse.Namespace, images: Path, folder: Path) ->
     for _ in range(args.rounds):
         limits.append(find_limits(case.precision))
         for jobs in (2, 1):
-            for when, rate in measure_leuko(case, images, folder, jobs).items():
+            rates = measure_leuko(case, images, folder, jobs)
+            tell("leuko", (jobs, 2 // jobs, 0), rates)
+            for when, rate in rates.items():
                 found["leuko", (jobs, 2 // jobs, 0), when].append(rate)
         for peer, script in SCRIPTS.items():
             for layout in args.layouts:
@@ -284,9 +286,16 @@ def measure(case: Case, args: argparse.Namespace, images: Path, folder: Path) ->
                 except RuntimeError as error:
                     failed[peer, layout] = str(error)
                     continue
+                tell(peer, layout, rates)
                 for when, rate in rates.items():
                     found[peer, layout, when].append(rate)
     return list(write_rows(case, found, failed, max(limits)))
+
+
+def tell(who: str, layout: tuple[int, int, int], rates: dict[str, float]) -> None:
+    """Says each measurement as it is made, with the load: the table comes at the end of a case."""
+    words = ", ".join(f"{when} {rate:.0f}" for when, rate in rates.items())
+    print(f"{who} {layout}: {words}; load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
 
 
 def refuse(peer: str, peers: Path | None, case: Case) -> str:
