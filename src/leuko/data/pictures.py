@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leuko.data.image import read_image
 from leuko.data.leukocytes import WINDOW, choose_leukocyte, cut_cell, cut_field, find_leukocytes
 from leuko.data.manifest import Manifest
-from leuko.data.measurements import measure_set_scales
+from leuko.data.scales import measure_set_scales
 from leuko.engine import count_cores
 
 
