@@ -6,7 +6,9 @@
     learning/   what a model learns: networks, batches, the training loop, one fold as a job
     judgement/  whether to believe it: metrics, intervals, comparison, figures, report
     inspection  what is wrong with a set: the audit, wrong labels, the leak meter
+    use/        what people do with a model: predicting, without PyTorch
     study       models × folds × repeats into one run folder
+    training    one model for use, as a bundle
     engine      jobs in processes of one thread each
     run         the run folder: made once, never overwritten, continued only by the same settings
     cli         thin commands
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from leuko.data.sources import scan as scan
     from leuko.inspection import audit as audit
     from leuko.study import compare as compare
+    from leuko.training import train as train
+    from leuko.use.predictor import load as load
 
 __version__ = "0.1.0"
 
@@ -36,8 +40,10 @@ _HOMES = {
     "compare": "leuko.study",
     "fetch": "leuko.data.downloads",
     "find_leukocytes": "leuko.data.leukocytes",
+    "load": "leuko.use.predictor",
     "read_image": "leuko.data.image",
     "scan": "leuko.data.sources",
+    "train": "leuko.training",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -48,7 +48,7 @@ from leuko.learning.parts import (
     write_sums,
     write_tensors,
 )
-from leuko.storage import explain_storage_faults
+from leuko.storage import explain_storage_faults, write_atomically
 
 FACTS, WEIGHTS, MODEL = "bundle.json", "weights.safetensors", "model.onnx"
 GOLDEN, CARD = "golden.safetensors", "card.md"
@@ -170,6 +170,23 @@ def write_bundle(
     return Bundle(place, checked.id, checked.facts, checked.network, checked.head)
 
 
+def take_model(path: str | os.PathLike[str], out: Path) -> Path:
+    """Copies ``model.onnx`` out of a bundle that was checked.
+
+    Args:
+        path: The bundle.
+        out: Must not exist.
+
+    Raises:
+        BundleError: The bundle isn't what was written.
+        OutputError: There is something at `out`.
+        StorageError: It can't be written.
+    """
+    check_place(out)
+    load_bundle(path)
+    return write_atomically(out, read_parts(Path(path), PARTS)[MODEL])
+
+
 def check_place(path: Path) -> None:
     """Refuses early what `write_bundle` would refuse late.
 
@@ -177,9 +194,7 @@ def check_place(path: Path) -> None:
         OutputError: There is something at this path.
     """
     if path.exists() or path.is_symlink():
-        raise OutputError(
-            f"{path} exists; a bundle never overwrites anything. Choose another --out."
-        )
+        raise OutputError(f"{path} exists; nothing is overwritten. Choose another --out.")
 
 
 def name_in_graph(name: str, head: str) -> str:
