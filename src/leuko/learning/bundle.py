@@ -145,6 +145,7 @@ def write_bundle(
     """
     place = Path(path)
     check_place(place)
+    Facts.from_json(facts.to_json())
     model = add_note(model, TEXT, facts.model_text)
     network = ExportedNetwork(model, size=facts.preprocessing.size, classes=len(facts.classes))
     parts = {
@@ -295,7 +296,8 @@ def _check_golden(bundle: Bundle, data: bytes) -> None:
     _check_texts(GOLDEN, texts.get(TEXT), facts.answer_text)
     shapes = {
         "pictures": (GOLDEN_COUNT, GOLDEN_SIDE, GOLDEN_SIDE, 3),
-        "places": (GOLDEN_COUNT, 3),
+        "places": (GOLDEN_COUNT, 3),  # x, y, pixels per µm
+        "digests": (GOLDEN_COUNT, 32),  # SHA-256 of each cell as it was cut out
         "probabilities": (GOLDEN_COUNT, len(facts.classes)),
     }
     if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
@@ -306,7 +308,7 @@ def _check_golden(bundle: Bundle, data: bytes) -> None:
     cells = []
     for i, (x, y, scale) in enumerate(tensors["places"].astype(np.float64)):
         cell = prepared.cut(pictures[i], Leukocyte(x, y, x, y, score=1.0, scale=scale))
-        if hashlib.sha256(cell.tobytes()).hexdigest() != texts.get(f"sha256_{i}"):
+        if hashlib.sha256(cell.tobytes()).digest() != tensors["digests"][i].tobytes():
             raise BundleError(
                 f"The golden picture {i + 1}, prepared as {FACTS} says, isn't what the model was "
                 "tested with: another window, size or way of resizing. Get the bundle again, or "
@@ -341,13 +343,14 @@ def _make_golden(facts: Facts, network: ExportedNetwork) -> bytes:
         places.append((x, y, scale))
         cells.append(prepared.cut(picture, place))
     raw, _ = network.answer(np.stack(cells), views=prepared.views)
-    texts = {f"sha256_{i}": hashlib.sha256(c.tobytes()).hexdigest() for i, c in enumerate(cells)}
+    digests = [np.frombuffer(hashlib.sha256(c.tobytes()).digest(), np.uint8) for c in cells]
     tensors: Tensors = {
         "pictures": np.stack(pictures),
         "places": np.array(places, np.float64),
+        "digests": np.stack(digests),
         "probabilities": apply_temperature(raw, facts.decision.temperature),
     }
-    return write_tensors(tensors, {TEXT: facts.answer_text, **texts})
+    return write_tensors(tensors, {TEXT: facts.answer_text})
 
 
 def _show(value: Any) -> str:

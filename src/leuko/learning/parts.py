@@ -44,15 +44,17 @@ def read_parts(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
         raise BundleError(
             f"There is no bundle at {path}; expected a folder or a zip that leuko train wrote."
         )
-    for name in sorted(set(parts) - set(names)):
+    others = sorted(set(parts) - set(names))
+    for name in others:
         if is_pickle(name, parts[name]):
             raise BundleError(
                 f"{path} holds a pickle, {name}, which could run code when it is opened; a bundle "
                 "never holds one. Don't use this bundle, and ask who gave it to you."
             )
+    if others:
         raise BundleError(
-            f"{path} holds {name}, which doesn't belong to a bundle; expected {', '.join(names)} "
-            "only. Take it out if you know where it comes from."
+            f"{path} holds {others[0]}, which doesn't belong to a bundle; expected "
+            f"{', '.join(names)} only. Take it out if you know where it comes from."
         )
     missing = [name for name in names if name not in parts]
     if missing:
