@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.image import decode_image, encode_jpeg, read_image
-from leuko.data.measurements import Light, measure_light, measure_set_scales
+from leuko.data.measurements import Light, measure_light
 from leuko.data.quality import judge_light
+from leuko.data.scales import measure_set_scales
 from leuko.judgement.metrics import exact_limits
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,12 +18,15 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {"leuko.errors"},
     {"leuko.storage", "leuko.engine"},
-    {"leuko.data", "leuko.judgement.metrics", "leuko.run"},
+    {"leuko.data", "leuko.judgement.metrics", "leuko.judgement.calibration", "leuko.run"},
     {"leuko.learning"},
     {"leuko.judgement"},
+    {"leuko.use"},
     {"leuko.settings", "leuko.watcher", "leuko.meter"},
     {"leuko.plan"},
-    {"leuko.study", "leuko.pretraining", "leuko.inspection"},
+    {"leuko.preparation"},
+    {"leuko.study", "leuko.training", "leuko.inspection"},
+    {"leuko.pretraining"},
     {"leuko.progress"},
     {"leuko.cli"},
 ]
@@ -50,6 +53,9 @@ DOORS = {
     "multiprocessing": ("leuko.engine",),
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
+    "onnxruntime": ("leuko.learning.inference",),
+    "onnx": (),
+    "onnxscript": (),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "shelve", "marshal"}
 
@@ -142,9 +148,10 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
     assert done.stdout.strip().endswith("[]")
 
 
-def test_the_process_that_compares_never_loads_torch():
+def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
-        "import leuko.study, leuko.inspection, leuko.progress, sys; print('torch' in sys.modules)"
+        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
+        "leuko.use.predictor, sys; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
@@ -158,9 +165,11 @@ def test_the_public_names_are_fixed_and_all_there():
         "compare",
         "fetch",
         "find_leukocytes",
+        "load",
         "pretrain",
         "read_image",
         "scan",
+        "train",
     ]
     for name in leuko.__all__:
         assert getattr(leuko, name) is not None

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from leuko.learning.batches import (
+    DEVIATION,
+    MEAN,
     WIDE,
     Augmentation,
     augment,
     draw_epoch,
-    eight_views,
     iterate_batches,
+    make_input,
     normalise,
+    turn_views,
 )
 
 STILL = Augmentation(
@@ -109,10 +112,20 @@ def test_normalising_uses_fixed_numbers():
 
 
 def test_the_eight_views_are_eight_and_keep_every_pixel():
-    x = pictures(1, 5)
-    views = list(eight_views(x))
-    assert len({tuple(v.flatten().tolist()) for v in views}) == 8
-    assert all(torch.equal(v.flatten().sort().values, x.flatten().sort().values) for v in views)
+    x = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.uint8)
+    views = list(turn_views(x, 8))
+    assert len({v.tobytes() for v in views}) == 8
+    assert all(v.shape == x.shape and v.flags.c_contiguous for v in views)
+    whole = np.sort(x.reshape(2, 25, 3), axis=1)
+    assert all(np.array_equal(np.sort(v.reshape(2, 25, 3), axis=1), whole) for v in views)
+    assert [v.tobytes() for v in turn_views(x, 1)] == [x.tobytes()]
+
+
+def test_a_networks_input_is_the_cells_normalised_with_channels_first():
+    x = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.uint8)
+    given = make_input(torch.from_numpy(x))
+    expected = (x / 255 - np.array(MEAN)) / np.array(DEVIATION)
+    assert np.abs(given.numpy() - expected.transpose(0, 3, 1, 2)).max() < 1e-6
 
 
 def test_wide_augmentation_keeps_its_range_and_repeats_with_its_seed():

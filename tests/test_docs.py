@@ -15,7 +15,10 @@ from leuko.data.synthetic import write_demo_set
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("compare", "audit", "clean", "pretrain", "demo", "fetch", "report", "doctor")
+COMMANDS = (
+    "compare", "train", "predict", "export", "audit", "clean", "pretrain", "demo", "fetch",
+    "report", "doctor",
+)  # fmt: skip
 
 
 def blocks(path: Path, language: str) -> list[str]:

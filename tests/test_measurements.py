@@ -21,8 +21,8 @@ from leuko.data.measurements import (
     measure_image,
     measure_images,
     measure_light,
-    measure_set_scales,
 )
+from leuko.data.scales import measure_set_scales
 from leuko.data.sources import scan
 from leuko.errors import ImageError
 

@@ -31,8 +31,9 @@ from leuko.errors import (
     TooFewGroupsError,
     UnknownNameError,
 )
+from leuko.preparation import hash_data
 from leuko.settings import check_settings, resolve_settings
-from leuko.study import compare, hash_data
+from leuko.study import compare
 
 # AlexNet trains five times as fast as the others on a small machine; the contract over all
 # families is in test_fit.py, and the command line's test trains all three.

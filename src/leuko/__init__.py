@@ -6,8 +6,10 @@
     learning/   what a model learns: networks, batches, the training loop, one fold as a job
     judgement/  whether to believe it: metrics, intervals, comparison, figures, report
     inspection  what is wrong with a set: the audit, wrong labels, the leak meter
+    use/        what people do with a model: predicting, without PyTorch
     study       models × folds × repeats into one run folder
     pretraining a start for other studies, from one large set
+    training    one model for use, as a bundle
     engine      jobs in processes of one thread each
     run         the run folder: made once, never overwritten, continued only by the same settings
     cli         thin commands
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from leuko.inspection import audit as audit
     from leuko.pretraining import pretrain as pretrain
     from leuko.study import compare as compare
+    from leuko.training import train as train
+    from leuko.use.predictor import load as load
 
 __version__ = "0.1.0"
 
@@ -38,9 +42,11 @@ _HOMES = {
     "compare": "leuko.study",
     "fetch": "leuko.data.downloads",
     "find_leukocytes": "leuko.data.leukocytes",
+    "load": "leuko.use.predictor",
     "pretrain": "leuko.pretraining",
     "read_image": "leuko.data.image",
     "scan": "leuko.data.sources",
+    "train": "leuko.training",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -284,6 +284,204 @@ def pretrain(
 
 
 @app.command
+def train(
+    data: Data = None,
+    /,
+    *,
+    model: Annotated[str | None, Parameter(group=_training)] = None,
+    folds: Annotated[int | None, Parameter(group=_study)] = None,
+    recipe: Annotated[str | None, Parameter(group=_study)] = None,
+    groups: Annotated[str | None, Parameter(group=_study)] = None,
+    split: Annotated[str | None, Parameter(group=_study)] = None,
+    view: Annotated[str | None, Parameter(group=_study)] = None,
+    size: Annotated[int | None, Parameter(group=_study)] = None,
+    seed: Annotated[int | None, Parameter(group=_study)] = None,
+    decisions: Annotated[Path | None, Parameter(group=_study)] = None,
+    init: Annotated[str | None, Parameter(group=_training)] = None,
+    epochs: Annotated[int | None, Parameter(group=_training)] = None,
+    batch: Annotated[int | None, Parameter(group=_training)] = None,
+    learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
+    label_smoothing: Annotated[float | None, Parameter(group=_training)] = None,
+    precision: Annotated[str | None, Parameter(group=_training)] = None,
+    views: Annotated[int | None, Parameter(group=_training)] = None,
+    workers: Annotated[int | None, Parameter(group=_training)] = None,
+    coverage: Annotated[float, Parameter(group=_study)] = 0.95,
+    licence: Annotated[str | None, Parameter(group=_output)] = None,
+    credits: Annotated[str | None, Parameter(group=_output)] = None,
+    out: Annotated[Path | None, Parameter(group=_output)] = None,
+    run: Annotated[Path | None, Parameter(group=_output)] = None,
+    resume: Annotated[Path | None, Parameter(group=_output)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train one model for use, and write it as a bundle.
+
+    Cleans and splits as compare does. Folds come first: what is said of the model, its temperature
+    and its thresholds come from cells that a model of the same recipe never saw. Then it is
+    trained on everything, exported, compared with PyTorch, and written with a card.
+
+    Parameters
+    ----------
+    data:
+        What to train on.
+    model:
+        One name: resnet18/34/50, efficientnet_b0 to b7, efficientnet_v2_s, alexnet, timm:NAME.
+        [default: efficientnet_b0]
+    folds:
+        Parts of the data; each is tested once. [default: 5; demo: 2]
+    recipe:
+        Cleaning: classic, minimal, prepared, strict or a TOML file. [default: classic]
+    groups:
+        cell: images of the same physical cell stay together; given: only what the set says.
+        [default: cell]
+    split:
+        folds; given: the set's own TRAIN and TEST; auto: given where there is one.
+        [default: auto]
+    view:
+        cell: the leukocyte, cut out; field: the whole field. [default: cell]
+    size:
+        Side of the square picture in pixels. [default: 64]
+    seed:
+        Decides everything that is drawn. [default: 0]
+    decisions:
+        A CSV in which a person decided about single images; leuko audit writes one to fill in.
+    init:
+        random, imagenet or a safetensors file. [default: random]
+    epochs:
+        Passes through the training part. [default: 22; demo: 8]
+    batch:
+        Images per step. [default: 16]
+    learning_rate:
+        Its peak. [default: 0.002]
+    label_smoothing:
+        Share of each target spread over all classes. [default: 0.1]
+    precision:
+        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
+    views:
+        8: average over quarter turns and mirror images; 1: don't. [default: 8]
+    workers:
+        Processes at a time; changes the time, never the result. [default: one per core]
+    coverage:
+        Share of the cells of each class whose set of classes is to hold the true one.
+    licence:
+        Of the data, for the card. [default: what is known of the set]
+    credits:
+        Whom to name for the data. [default: what is known of the set]
+    out:
+        The bundle: a folder, or one file if it ends in .zip; must not exist.
+        [default: bundle in the run folder]
+    run:
+        The run folder, which must not exist. [default: runs/NAME-1, -2, …]
+    resume:
+        Continue an interrupted run in this folder.
+    as_json:
+        Print bundle.json.
+    """
+    given: dict[str, Any] = {
+        "folds": folds, "recipe": recipe, "groups": groups, "split": split, "view": view,
+        "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
+        "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
+        "precision": precision, "decisions": None if decisions is None else str(decisions),
+    }  # fmt: skip
+    asked = {name: value for name, value in given.items() if value is not None}
+    if run is not None and resume is not None:
+        raise SettingsError("--run makes a new run and --resume continues one; give one of them.")
+    _check_early({**asked, "models": (model,) if model else ()})
+    from leuko import training
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    try:
+        bundle = training.train(
+            data, model=model, out=out, run=run, resume=resume, coverage=coverage,
+            licence=licence, credits=credits, workers=workers, watcher=console,
+            command=["leuko", *sys.argv[1:]], **asked,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        console.advise()
+        raise
+    console.conclude_training(bundle)
+    if as_json:
+        sys.stdout.write(json.dumps(bundle.facts.to_json(), indent=1) + "\n")
+    return 0
+
+
+@app.command
+def predict(
+    images: list[Path],
+    /,
+    *,
+    model: Path | None = None,
+    scale: float | None = None,
+    out: Annotated[Path | None, Parameter(group=_output)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Find the leukocytes in images and classify them. Needs no PyTorch.
+
+    Whole fields give an answer per cell, pictures cut around one cell give one. Each answer is
+    pre-classified, unidentified (the model isn't sure) or rejected (no leukocyte). Files that can't
+    be read are listed. Prints CSV unless --out or --json is given.
+
+    Parameters
+    ----------
+    images:
+        Images, folders, and CSV files with a column image.
+    model:
+        A bundle that leuko train wrote. [default: the one that ships with Leuko]
+    scale:
+        Pixels per µm. [default: measured from the red cells, once for each picture size]
+    out:
+        Where the answers go: .csv, .parquet or .json.
+    as_json:
+        Print the answers as JSON.
+    """
+    from leuko.progress import Console
+    from leuko.use.answers import check_kind
+    from leuko.use.predictor import load
+
+    if out is not None:
+        check_kind(out)
+    if scale is not None and not 0 < scale < 1000:
+        raise SettingsError(f"--scale is {scale}; expected pixels per µm, such as 12.7.")
+    console = Console(sys.argv[1:])
+
+    def tell(done: int, total: int) -> None:
+        console.count("images", done, total)
+
+    found = load(model).predict(images, scale=scale, progress=tell)
+    if out is not None:
+        found.write(out)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+    elif out is None:
+        sys.stdout.write(found.to_csv())
+    console.conclude_predictions(found, out)
+    return 3 if found.set_aside else 0
+
+
+@app.command
+def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int:
+    """Take the network out of a bundle, after checking it, for other programs.
+
+    Parameters
+    ----------
+    bundle:
+        That leuko train wrote.
+    to:
+        onnx.
+    out:
+        The file, which must not exist. [default: NAME.onnx in the current folder]
+    """
+    from leuko.errors import UnknownNameError, suggest
+    from leuko.learning.bundle import take_model
+
+    if to != "onnx":
+        raise UnknownNameError(f"There is no format {to!r}. {suggest(to, ['onnx'])}")
+    place = Path(f"{bundle.resolve().stem}.onnx") if out is None else out
+    sys.stdout.write(f"{take_model(bundle, place)}\n")
+    return 0
+
+
+@app.command
 def audit(
     data: Data = None,
     /,

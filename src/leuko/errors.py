@@ -24,6 +24,7 @@ prints the message alone; a traceback appears only with ``--debug``.
     ├── TrainingError
     │   ├── NonFiniteLossError      the loss became NaN or infinite
     │   └── WeightsError            a file of weights that can't be used
+    ├── BundleError                 a trained model whose parts don't belong together
     ├── StorageError                no space left, read-only, a write that failed
     ├── DownloadError               no network, or the server refused
     └── MissingExtraError           a library of an optional extra isn't installed
@@ -126,6 +127,10 @@ class NonFiniteLossError(TrainingError):
 
 class WeightsError(TrainingError):
     """A file of weights can't be used."""
+
+
+class BundleError(LeukoError):
+    """A bundle can't be read, or isn't what was written: nothing it says may be believed."""
 
 
 class StorageError(LeukoError):

@@ -20,9 +20,10 @@ import polars as pl
 from leuko.data.manifest import Manifest, read_manifest
 from leuko.errors import DataError
 from leuko.learning.starts import pack_hashes, write_half
+from leuko.preparation import hash_data
 from leuko.run import read_environment
 from leuko.storage import write_atomically
-from leuko.study import Study, compare, hash_data
+from leuko.study import Study, compare
 from leuko.watcher import Watcher
 
 # The recipe, by the names of the command line; see results/pretraining.md for what was measured.

@@ -14,7 +14,9 @@ from leuko.watcher import Watcher
 
 if TYPE_CHECKING:
     from leuko.inspection import Inspection
+    from leuko.learning.bundle import Bundle
     from leuko.study import Study
+    from leuko.use.answers import Predictions
 
 # Without a terminal one line per this many seconds: enough to see that it lives, few enough
 # for a log.
@@ -148,6 +150,31 @@ class Console(Watcher):
             self._print(f"\npage: {inspection.folder / 'audit.html'}")
             self._print(f"for a person's decisions: {inspection.folder / 'decisions.csv'}")
 
+    def conclude_training(self, bundle: Bundle) -> None:
+        """Prints what the model is worth, then where it is."""
+        facts = bundle.facts
+        metrics = facts.training["metrics"]
+        self._print("")
+        for name in METRICS:
+            self._print(f"{name.replace('_', ' '):20}{_limits(metrics[name]):>21}")
+        self._print(f"{'unidentified':20}{metrics['unidentified']:>21.1%}")
+        if facts.training["data"]["layout"] == "demo":
+            self._print("The demo set is drawn by a program: this model knows nothing of blood.")
+        self._print(f"\nbundle: {bundle.path}")
+        self._print(f"id: {bundle.id}")
+
+    def conclude_predictions(self, found: Predictions, out: Path | None) -> None:
+        """Prints how many answers there are of each kind, and what was set aside."""
+        for note in found.notes:
+            self._print(note)
+        told = ", ".join(f"{number:,} {state}" for state, number in found.count().items())
+        self._print(f"{len(found):,} answers: {told}")
+        for one in found.set_aside:
+            self._print(f"set aside: {one.image} ({one.reason})")
+        if out is not None:
+            self._print(f"written to {out}")
+        self._print("Research use only, not for diagnosis.")
+
     def _print_meter(self, meter: dict[str, Any]) -> None:
         head = f"{'leak meter, accuracy':34}{'random split':>21}{'split by group':>21}"
         self._print(f"\n{head}")
@@ -168,13 +195,14 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def resume_command(words: Sequence[str], folder: Path) -> str:
-    """The same command, with ``--resume`` instead of ``--out``."""
+    """The same command, with ``--resume`` instead of what named the run folder."""
+    named = "--run" if words[:1] == ["train"] else "--out"
     kept: list[str] = []
     skip = False
     for word in words:
-        if skip or word.startswith(("--out=", "--resume=")):
+        if skip or word.startswith((f"{named}=", "--resume=")):
             skip = False
-        elif word in ("--out", "--resume"):
+        elif word in (named, "--resume"):
             skip = True
         else:
             kept.append(word)

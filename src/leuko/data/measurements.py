@@ -9,34 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.headers import tell_format
-from leuko.data.image import decode_image, read_bytes, read_image, resize_image
+from leuko.data.image import decode_image, read_bytes, resize_image
 from leuko.data.leukocytes import (
     LOGARITHM,
     Leukocyte,
     choose_leukocyte,
     cut_cell,
-    estimate_set_scales,
     find_leukocytes,
 )
 from leuko.data.likeness import choose_landmarks, sketch_picture
 from leuko.data.manifest import Manifest
 from leuko.data.portraits import describe_cell
 from leuko.data.registration import Sketch
+from leuko.data.scales import measure_set_scales
 from leuko.engine import map_jobs
 from leuko.errors import ImageError
 
-SCALE_SAMPLE = 60  # images of one size, evenly spaced: their median is certain to about 1 %
 FEW = 200  # images below which starting processes takes longer than they save
 PART = 64  # images of one job
 PORTRAIT = 64  # px, the side of the cut-out that is described
@@ -307,28 +304,3 @@ def _measure_softness(green: NDArray[np.uint8], seen: NDArray[np.bool_]) -> floa
     ratio = steepest[0] / steepest[1]
     square = (EDGES[1] ** 2 - EDGES[0] ** 2 * ratio) / max(ratio - 1, 1e-3)
     return float(np.sqrt(np.clip(square, 0.0, SOFTEST**2)))
-
-
-def measure_set_scales(
-    root: Path, rows: Iterable[tuple[str | Path, int, int]]
-) -> dict[tuple[int, int], float]:
-    """One scale for each picture size of a set, from up to `SCALE_SAMPLE` of its images.
-
-    Args:
-        root: Folder that the paths are relative to.
-        rows: (path, width, height) of each image; files that can't be read are left out.
-
-    Returns:
-        {(height, width): pixels per µm}; hand the value to `find_leukocytes`.
-    """
-    by_size: dict[tuple[int, int], list[str | Path]] = defaultdict(list)
-    for path, width, height in rows:
-        by_size[height, width].append(path)
-
-    def pictures() -> Iterator[NDArray[np.uint8]]:
-        for same in by_size.values():
-            for path in same[:: -(-len(same) // SCALE_SAMPLE)]:
-                with suppress(ImageError):
-                    yield read_image(root / path)
-
-    return estimate_set_scales(pictures())

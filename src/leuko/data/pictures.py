@@ -18,7 +18,7 @@ from leuko.data.leukocytes import (
     find_leukocytes,
 )
 from leuko.data.manifest import Manifest
-from leuko.data.measurements import measure_set_scales
+from leuko.data.scales import measure_set_scales
 from leuko.engine import count_cores
 
 SURROUNDINGS = 28.0  # µm, the side of a window in which a cell can be moved, turned and shrunk

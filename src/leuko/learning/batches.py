@@ -148,11 +148,39 @@ def count_batches(images: int, batch: int) -> int:
     return max(1, images // batch)
 
 
-def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] to zero mean and unit deviation."""
-    mean = images.new_tensor(MEAN).view(1, 3, 1, 1)
-    deviation = images.new_tensor(DEVIATION).view(1, 3, 1, 1)
-    return (images - mean) / deviation
+def normalise(
+    images: torch.Tensor,
+    mean: torch.Tensor | None = None,
+    deviation: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """(B, 3, S, S) in [0, 1] to zero mean and unit deviation.
+
+    Args:
+        images: To be normalised.
+        mean, deviation: (3,) each; left out, `MEAN` and `DEVIATION`.
+    """
+    mean = images.new_tensor(MEAN) if mean is None else mean
+    deviation = images.new_tensor(DEVIATION) if deviation is None else deviation
+    return (images - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
+
+
+def make_input(
+    cells: torch.Tensor,
+    mean: torch.Tensor | None = None,
+    deviation: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cells as they were cut out, to what a network takes: the only way when nothing is learnt.
+
+    `leuko.learning.fit.predict` calls it, and it is the first part of every exported model.
+
+    Args:
+        cells: (B, S, S, 3) uint8.
+        mean, deviation: As for `normalise`.
+
+    Returns:
+        (B, 3, S, S) float32.
+    """
+    return normalise(cells.permute(0, 3, 1, 2).float().div(255), mean, deviation)
 
 
 def augment(
@@ -267,12 +295,23 @@ def _encode(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor:
     return images
 
 
-def eight_views(images: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The four quarter turns of (B, C, S, S) images and of their mirror images.
+def turn_views(cells: NDArray[np.uint8], views: int) -> Iterator[NDArray[np.uint8]]:
+    """The views over which an answer is averaged, whatever the network runs on.
 
-    A cell has no up and down, so the eight are equally good pictures of it, and none of them
-    needs interpolation.
+    A cell has no up and down, so quarter turns and mirror images are equally good pictures of it,
+    and none of them needs interpolation.
+
+    Args:
+        cells: (B, S, S, 3).
+        views: 1 for the cells as they are; 8 for the quarter turns of them and of their mirror
+            images.
+
+    Yields:
+        (B, S, S, 3), contiguous.
     """
-    for mirrored in (images, images.flip(-1)):
+    if views == 1:
+        yield np.ascontiguousarray(cells)
+        return
+    for mirrored in (cells, cells[:, :, ::-1]):
         for turns in range(4):
-            yield mirrored.rot90(turns, (-2, -1))
+            yield np.ascontiguousarray(np.rot90(mirrored, turns, axes=(1, 2)))

@@ -23,9 +23,9 @@ from leuko.learning.batches import (
     Augmentation,
     count_batches,
     draw_epoch,
-    eight_views,
     iterate_batches,
-    normalise,
+    make_input,
+    turn_views,
 )
 from leuko.learning.models import choose_memory_format
 from leuko.storage import write_atomically
@@ -247,10 +247,12 @@ def predict(
     rows = []
     with torch.inference_mode():
         for start in range(0, len(cells), batch):
-            part = np.ascontiguousarray(cells[start : start + batch].transpose(0, 3, 1, 2))
-            images = normalise(torch.from_numpy(part).float().div_(255))
-            seen = eight_views(images) if views == 8 else [images]
-            answers = [network(v.contiguous(memory_format=order_in_memory)) for v in seen]
+            answers = [
+                network(
+                    make_input(torch.from_numpy(view)).contiguous(memory_format=order_in_memory)
+                )
+                for view in turn_views(cells[start : start + batch], views)
+            ]
             rows.append(torch.stack([a.double().softmax(1) for a in answers]).mean(0))
     probabilities: NDArray[np.float64] = torch.cat(rows).numpy()
     return probabilities

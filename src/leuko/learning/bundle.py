@@ -1,0 +1,358 @@
+"""The bundle: a trained model as a thing that others can use, check and believe.
+
+    bundle.json          what the model is, how pictures are prepared, what its answers mean
+    weights.safetensors  the weights, by PyTorch's names
+    model.onnx           the same weights as a network that runs without PyTorch
+    golden.safetensors   five drawn pictures, and what the model answered when it was made
+    card.md              the same for a person to read
+    SHA256SUMS           the hash of each of them
+
+A folder, or one zip. Everything is checked at every load, and nothing is believed of a bundle that
+fails. Hashes find damage; they don't find somebody who writes new ones. So each fact is written
+down twice and has to agree: weights in safetensors and in ONNX, classes and preprocessing in
+``bundle.json`` and inside both, and the golden pictures are answered anew. Whoever changes all of
+that consistently has made another bundle; its `id` then differs from the one published.
+
+Knows parts and facts; knows nothing of training and never loads PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.data.drawing import draw_field
+from leuko.data.image import resize_image
+from leuko.data.leukocytes import Leukocyte, choose_leukocyte, estimate_scale, find_leukocytes
+from leuko.data.morphology import KINDS
+from leuko.errors import BundleError, OutputError
+from leuko.judgement.calibration import apply_temperature
+from leuko.learning.facts import Facts
+from leuko.learning.graph import Graph, add_note, read_graph
+from leuko.learning.inference import ExportedNetwork
+from leuko.learning.parts import (
+    SUMS,
+    check_sums,
+    read_json,
+    read_parts,
+    read_tensors,
+    write_sums,
+    write_tensors,
+)
+from leuko.storage import explain_storage_faults, write_atomically
+
+FACTS, WEIGHTS, MODEL = "bundle.json", "weights.safetensors", "model.onnx"
+GOLDEN, CARD = "golden.safetensors", "card.md"
+PARTS = (FACTS, WEIGHTS, MODEL, GOLDEN, CARD, SUMS)
+
+OPSET = 20
+TEXT = "leuko"  # where a file's own copy of the facts is kept
+COUNTER = "num_batches_tracked"  # of batch normalisation: matters to training only
+MEAN, DEVIATION = "pixel_mean", "pixel_deviation"  # in model.onnx
+
+GOLDEN_SIDE = 160  # px
+GOLDEN_COUNT = 5
+# Between processors answers differ by about 1e-6; a changed picture, class or temperature shows in
+# the second decimal. A single weight is compared bit by bit.
+GOLDEN_TOLERANCE = 1e-4
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was checked.
+
+    Attributes:
+        path: Where it was read from.
+        id: SHA-256 of the list of its hashes: the one number that tells it from any other.
+        facts: What ``bundle.json`` says.
+        network: Ready to answer.
+        head: Weights (K, D) and bias (K,) of the last layer, for features without PyTorch.
+    """
+
+    path: Path
+    id: str
+    facts: Facts
+    network: ExportedNetwork
+    head: tuple[NDArray[np.float32], NDArray[np.float32]]
+
+    def answer(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Calibrated probabilities (N, K) and features (N, D) of cells (N, S, S, 3)."""
+        raw, features = self.network.answer(cells, views=self.facts.preprocessing.views)
+        return apply_temperature(raw, self.facts.decision.temperature), features
+
+
+def load_bundle(path: str | os.PathLike[str], *, threads: int | None = None) -> Bundle:
+    """Reads a bundle and checks all of it.
+
+    Args:
+        path: Folder or zip.
+        threads: For one batch; None takes one per core.
+
+    Raises:
+        BundleError: Says what is wrong.
+    """
+    place = Path(path)
+    parts = read_parts(place, PARTS)
+    identity = check_sums(parts)
+    facts = Facts.from_json(read_json(FACTS, parts[FACTS]))
+    weights, texts = read_tensors(WEIGHTS, parts[WEIGHTS])
+    graph = read_graph(parts[MODEL])
+    _check_texts(WEIGHTS, texts.get(TEXT), facts.model_text)
+    _check_texts(MODEL, graph.metadata.get(TEXT), facts.model_text)
+    _check_weights(weights, graph, facts)
+    network = ExportedNetwork(
+        parts[MODEL], size=facts.preprocessing.size, classes=len(facts.classes), threads=threads
+    )
+    weight, bias = (weights[f"{facts.head}.{kind}"] for kind in ("weight", "bias"))
+    if weight.shape != (len(facts.classes), network.features) or facts.features != weight.shape[1]:
+        raise BundleError(
+            f"The last layer is {weight.shape}; expected {len(facts.classes)} classes by "
+            f"{facts.features} features. The parts of this bundle don't belong together."
+        )
+    head = (weight.astype(np.float32), bias.astype(np.float32))
+    bundle = Bundle(place, identity, facts, network, head)
+    _check_golden(bundle, parts[GOLDEN])
+    return bundle
+
+
+def write_bundle(
+    path: str | os.PathLike[str], facts: Facts, *, weights: Tensors, model: bytes, card: str
+) -> Bundle:
+    """Writes a bundle whole or not at all, after having read it back and checked it.
+
+    Args:
+        path: Must not exist; ``.zip`` at its end makes one file, anything else a folder.
+        facts: What ``bundle.json`` is to say.
+        weights: By PyTorch's names.
+        model: ``model.onnx``, without its copy of the facts.
+        card: ``card.md``.
+
+    Raises:
+        OutputError: There is something at `path`.
+        StorageError: It can't be written.
+        BundleError: The parts don't belong together.
+    """
+    place = Path(path)
+    check_place(place)
+    Facts.from_json(facts.to_json())
+    model = add_note(model, TEXT, facts.model_text)
+    network = ExportedNetwork(model, size=facts.preprocessing.size, classes=len(facts.classes))
+    parts = {
+        FACTS: (json.dumps(facts.to_json(), indent=1, ensure_ascii=False) + "\n").encode(),
+        WEIGHTS: write_tensors(weights, {TEXT: facts.model_text}),
+        MODEL: model,
+        GOLDEN: _make_golden(facts, network),
+        CARD: card.encode(),
+    }
+    parts[SUMS] = write_sums(parts)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        with explain_storage_faults(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (_pack if place.suffix == ".zip" else _lay_out)(temporary, parts)
+            checked = load_bundle(temporary)
+            temporary.rename(place)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+    return Bundle(place, checked.id, checked.facts, checked.network, checked.head)
+
+
+def take_model(path: str | os.PathLike[str], out: Path) -> Path:
+    """Copies ``model.onnx`` out of a bundle that was checked.
+
+    Args:
+        path: The bundle.
+        out: Must not exist.
+
+    Raises:
+        BundleError: The bundle isn't what was written.
+        OutputError: There is something at `out`.
+        StorageError: It can't be written.
+    """
+    check_place(out)
+    load_bundle(path)
+    return write_atomically(out, read_parts(Path(path), PARTS)[MODEL])
+
+
+def check_place(path: Path) -> None:
+    """Refuses early what `write_bundle` would refuse late.
+
+    Raises:
+        OutputError: There is something at this path.
+    """
+    if path.exists() or path.is_symlink():
+        raise OutputError(f"{path} exists; nothing is overwritten. Choose another --out.")
+
+
+def name_in_graph(name: str, head: str) -> str:
+    """What a weight is called in ``model.onnx``: ``body.…``, or ``head.…`` in the last layer."""
+    layer, _, kind = name.rpartition(".")
+    return f"head.{kind}" if layer == head else f"body.{name}"
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _lay_out(folder: Path, parts: dict[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in parts.items():
+        with (folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _pack(path: Path, parts: dict[str, bytes]) -> None:
+    with path.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+            for name, data in parts.items():
+                packed.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def _check_texts(name: str, found: str | None, expected: str) -> None:
+    """The copy of the facts inside a part."""
+    if found is None:
+        raise BundleError(f"{name} doesn't say which model it is. Export the bundle again.")
+    if found == expected:
+        return
+    own = read_json(f"the note in {name}", found.encode())
+    wanted = json.loads(expected)
+    odd = [key for key in wanted if own.get(key) != wanted[key]] or sorted(set(own) - set(wanted))
+    key = odd[0] if odd else "order"
+    raise BundleError(
+        f"{FACTS} was changed after {name} was made: its {key} is {_show(wanted.get(key))}, and "
+        f"{name} says {_show(own.get(key))}. Get the bundle again from where it was made."
+    )
+
+
+def _check_weights(weights: Tensors, graph: Graph, facts: Facts) -> None:
+    """Weights in safetensors and in ONNX have to be the same, bit by bit."""
+    if graph.opset != OPSET:
+        raise BundleError(
+            f"{MODEL} is written for version {graph.opset} of ONNX's operators; this Leuko "
+            f"reads version {OPSET}. Export the bundle again."
+        )
+    expected: Tensors = {
+        MEAN: np.array(facts.preprocessing.mean, np.float32),
+        DEVIATION: np.array(facts.preprocessing.deviation, np.float32),
+    }
+    for name, tensor in weights.items():
+        counter = name.endswith(COUNTER)
+        if tensor.dtype != (np.int64 if counter else np.float32):
+            raise BundleError(
+                f"The tensor {name!r} of {WEIGHTS} is {tensor.dtype}; expected float32. Numbers "
+                "of another precision give other answers; export the bundle again."
+            )
+        if not counter:
+            expected[name_in_graph(name, facts.head)] = tensor
+    if odd := sorted(set(expected) ^ set(graph.weights)):
+        where = MODEL if odd[0] in graph.weights else WEIGHTS
+        raise BundleError(
+            f"{WEIGHTS} and {MODEL} don't hold the same tensors: only {where} has {odd[0]!r}"
+            f"{f' and {len(odd) - 1} more differ' if len(odd) > 1 else ''}. Export it again."
+        )
+    for name, tensor in expected.items():
+        other = graph.weights[name]
+        if other.dtype != tensor.dtype or other.shape != tensor.shape:
+            raise BundleError(
+                f"The tensor {name!r} is {tensor.shape} {tensor.dtype} in {WEIGHTS}, but "
+                f"{other.shape} {other.dtype} in {MODEL}."
+            )
+        if other.tobytes() != tensor.tobytes():
+            if name in (MEAN, DEVIATION):
+                raise BundleError(
+                    f"{FACTS} states another {name.removeprefix('pixel_')} of pixels than the one "
+                    f"in {MODEL}. Get the bundle again from where it was made."
+                )
+            raise BundleError(
+                f"The weights {name!r} differ between {WEIGHTS} and {MODEL}: one of them was "
+                "changed. Get the bundle again from where it was made."
+            )
+
+
+def _check_golden(bundle: Bundle, data: bytes) -> None:
+    """Answers the golden pictures anew."""
+    facts, prepared = bundle.facts, bundle.facts.preprocessing
+    tensors, texts = read_tensors(GOLDEN, data)
+    _check_texts(GOLDEN, texts.get(TEXT), facts.answer_text)
+    shapes = {
+        "pictures": (GOLDEN_COUNT, GOLDEN_SIDE, GOLDEN_SIDE, 3),
+        "places": (GOLDEN_COUNT, 3),  # x, y, pixels per µm
+        "digests": (GOLDEN_COUNT, 32),  # SHA-256 of each cell as it was cut out
+        "probabilities": (GOLDEN_COUNT, len(facts.classes)),
+    }
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        raise BundleError(
+            f"{GOLDEN} holds other tensors than {', '.join(shapes)}, or other shapes."
+        )
+    pictures = tensors["pictures"].astype(np.uint8)
+    cells = []
+    for i, (x, y, scale) in enumerate(tensors["places"].astype(np.float64)):
+        cell = prepared.cut(pictures[i], Leukocyte(x, y, x, y, score=1.0, scale=scale))
+        if hashlib.sha256(cell.tobytes()).digest() != tensors["digests"][i].tobytes():
+            raise BundleError(
+                f"The golden picture {i + 1}, prepared as {FACTS} says, isn't what the model was "
+                "tested with: another window, size or way of resizing. Get the bundle again, or "
+                "install the versions named in card.md."
+            )
+        cells.append(cell)
+    answers, _ = bundle.answer(np.stack(cells))
+    off = float(np.abs(answers - tensors["probabilities"].astype(np.float64)).max())
+    if not off <= GOLDEN_TOLERANCE:
+        raise BundleError(
+            f"The model's probabilities for the golden pictures are off by {off:.2g}; expected "
+            f"at most {GOLDEN_TOLERANCE:g}. The model, its temperature or the order of its classes "
+            "was changed. Get the bundle again from where it was made."
+        )
+
+
+def _make_golden(facts: Facts, network: ExportedNetwork) -> bytes:
+    """Draws the golden pictures and writes down what the model says to them."""
+    prepared = facts.preprocessing
+    pictures, places, cells = [], [], []
+    kinds = list(KINDS)
+    for i in range(GOLDEN_COUNT):
+        rng = np.random.default_rng(np.random.SeedSequence([2020, i]))
+        side = 2 * GOLDEN_SIDE  # the field of the Kaggle set's scale, at half the resolution
+        drawn = draw_field(rng, [kinds[i % len(kinds)]], height=side, width=side, centred=True)
+        picture = resize_image(drawn.image, GOLDEN_SIDE, GOLDEN_SIDE)
+        scale = estimate_scale(picture)
+        chosen = choose_leukocyte(find_leukocytes(picture, scale), picture)
+        x, y = chosen.centre
+        place = Leukocyte(x, y, x, y, score=1.0, scale=scale)
+        pictures.append(picture)
+        places.append((x, y, scale))
+        cells.append(prepared.cut(picture, place))
+    raw, _ = network.answer(np.stack(cells), views=prepared.views)
+    digests = [np.frombuffer(hashlib.sha256(c.tobytes()).digest(), np.uint8) for c in cells]
+    tensors: Tensors = {
+        "pictures": np.stack(pictures),
+        "places": np.array(places, np.float64),
+        "digests": np.stack(digests),
+        "probabilities": apply_temperature(raw, facts.decision.temperature),
+    }
+    return write_tensors(tensors, {TEXT: facts.answer_text})
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,146 @@
+"""The model card: what a person should know before believing a bundle.
+
+Made from the same facts as ``bundle.json`` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from leuko.learning.facts import Facts
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "auroc": "AUROC",
+    "ece": "ECE (0 is best)",
+}
+
+
+def write_card(facts: Facts) -> str:
+    """The card in Markdown.
+
+    Args:
+        facts: Of the bundle; ``training`` as `leuko.training.train` fills it.
+    """
+    sections = [_introduce(facts), _tell_data(facts), _tell_figures(facts), _tell_limits(facts)]
+    return "\n\n".join([*sections, _tell_use(facts)]) + "\n"
+
+
+def _introduce(facts: Facts) -> str:
+    prepared = facts.preprocessing
+    seen = (
+        f"one leukocyte: a square of {prepared.window:g} µm around it"
+        if prepared.view == "cell"
+        else "the whole picture, squashed into a square"
+    )
+    views = "; the mean over quarter turns and mirror images counts" if prepared.views == 8 else ""
+    return f"""# {facts.architecture}: {", ".join(facts.classes)}
+
+**Research use only, not for diagnosis.**
+
+A network that sorts white blood cells of stained smears into {len(facts.classes)} classes. Made by
+Leuko {facts.leuko} on {facts.created}.
+
+- Network: {facts.architecture}, {facts.features} features before the last layer.
+- It sees {seen}, at {prepared.size} × {prepared.size} pixels{views}.
+- It answers with one of its classes, or with *unidentified* where it isn't sure. It knows no other
+  kinds of cells, and would sort one of them into a class it knows."""
+
+
+def _tell_data(facts: Facts) -> str:
+    data, protocol = facts.training["data"], facts.training["protocol"]
+    counts = ", ".join(f"{name} {n:,}" for name, n in data["counts"].items())
+    lines = [
+        "## Trained on",
+        f"- {data['name']} ({data['layout']}): {data['images']:,} images in {data['groups']:,} "
+        f"groups: {counts}.",
+        f"- Cleaned by the recipe {protocol['recipe']!r}; {data['rows']:,} rows before.",
+        f"- {protocol['fit']['epochs']} epochs, start {protocol['init']}, seed {protocol['seed']}.",
+        f"- Licence of the data: {data['licence']}.",
+        f"- Credits: {data['credits']}.",
+        f"- SHA-256 of ids, bytes, labels and groups: `{data['sha256']}`.",
+    ]
+    if data["layout"] == "demo":
+        lines.append("- **The cells are drawn by a program: this model knows nothing of blood.**")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _tell_figures(facts: Facts) -> str:
+    metrics = facts.training["metrics"]
+    rows = "\n".join(f"| {title} | {_limits(metrics[key])} |" for key, title in _METRICS.items())
+    classes = "\n".join(
+        f"| {name} | {row['n']:,} | {row['precision']:.3f} | {row['recall']:.3f} "
+        f"| {row['f1']:.3f} |"
+        for name, row in metrics["per_class"].items()
+    )
+    return f"""## What to expect of it
+
+Each of {metrics["n"]:,} images was answered by a network of the same recipe that had seen neither
+it nor another image of its group; {facts.training["protocol"]["judged"]}. The network in this
+bundle was then trained on all of them, so it can't be judged on them any more. On the cells of
+another laboratory expect less.
+
+| measure | value (95 % interval over groups) |
+|---|---|
+{rows}
+
+| class | n | precision | recall | F1 |
+|---|---|---|---|---|
+{classes}
+
+{_tell_sureness(facts, metrics)}"""
+
+
+def _tell_sureness(facts: Facts, metrics: Mapping[str, Any]) -> str:
+    decision, coverage = facts.decision, metrics["coverage"]
+    lines = [
+        f"Temperature {decision.temperature:.3f}; without it the ECE is "
+        f"{metrics['ece_before']:.3f}, with it {metrics['ece']['value']:.3f}."
+    ]
+    if decision.coverage is not None:
+        lines.append(
+            f"A cell gets a set of classes that is to hold the true one in "
+            f"{decision.coverage:.0%} of the cells of each class; measured on cells not used for "
+            f"it: {coverage['observed']:.1%}. {metrics['unidentified']:.1%} of the cells had no "
+            "class or several in their set, or none likely enough, and stay *unidentified*; of "
+            f"the others {metrics['accuracy_of_the_rest']:.1%} were right."
+        )
+        few = [n for n, t in (decision.thresholds or {}).items() if t == 0]
+        if few:
+            lines.append(
+                f"Of {', '.join(few)} there were too few cells for this coverage: these classes "
+                "are in every set, so that most cells stay unidentified. Collect more of them."
+            )
+    return " ".join(lines)
+
+
+def _tell_limits(facts: Facts) -> str:
+    data = facts.training["data"]
+    return f"""## Where it ends
+
+- It was tested on one set. Another stain, microscope or population isn't covered by the figures.
+- Diseased, immature and artificial cells that aren't among its classes are sorted into them.
+- Pictures without a leukocyte are rejected; other things that look like one may not be.
+- Classes with few images ({min(data["counts"], key=data["counts"].get)}:
+  {min(data["counts"].values()):,}) have wide limits whatever the totals say."""
+
+
+def _tell_use(facts: Facts) -> str:
+    parity = facts.training["parity"]
+    return f"""## Use
+
+```
+leuko predict --model THIS-BUNDLE IMAGES
+```
+
+Needs no PyTorch. `model.onnx` takes cells as bytes, (B, {facts.preprocessing.size},
+{facts.preprocessing.size}, 3), and gives logits and features. On {parity["cells"]:,} cells its
+probabilities differ from PyTorch's by at most {parity["largest_difference"]:.1e}. Every part is
+checked at every load; `sha256sum --check SHA256SUMS` does a part of it."""
+
+
+def _limits(value: Mapping[str, float]) -> str:
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"

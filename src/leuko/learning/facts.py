@@ -1,0 +1,254 @@
+"""What ``bundle.json`` says, as objects: strict to read, so that nothing is passed over.
+
+A key too many, too few or of another type is an error, and so is a value out of its range. Knows
+what the facts mean; knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.data.leukocytes import Leukocyte, cut_cell, cut_field
+from leuko.errors import BundleError, LeukoError
+from leuko.learning.models import find_architecture
+
+FORMAT = 1
+RESIZE = "bilinear, antialiased"  # what leuko.data.image.resize_image does
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes what the network sees.
+
+    Attributes:
+        view: ``cell``: the leukocyte, cut out; ``field``: the whole picture.
+        window: Side of the square around a cell in µm.
+        size: Side of what the network sees in px.
+        resize: The filter; there is one.
+        mean, deviation: Of red, green and blue in [0, 1]; applied within ``model.onnx``.
+        views: Over how many quarter turns and mirror images an answer is averaged: 1 or 8.
+    """
+
+    view: str
+    window: float
+    size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    views: int
+    resize: str = RESIZE
+
+    def cut(self, picture: NDArray[np.uint8], leukocyte: Leukocyte) -> NDArray[np.uint8]:
+        """What the network sees of a picture: (S, S, 3) uint8, as `cut_pictures` cuts it."""
+        if self.view == "field":
+            return cut_field(picture, self.size)
+        return cut_cell(picture, leukocyte, self.size, self.window)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What turns the network's output into an answer that means what it says.
+
+    Attributes:
+        temperature: See `leuko.judgement.calibration`.
+        minimum: Probability below which a cell stays unidentified.
+        coverage: That the sets of classes were made for; None without thresholds.
+        thresholds: Least probability with which each class is in the set; None without.
+        cells: Cells of each class that the thresholds come from; None without.
+        outliers: Kept for thresholds of a score that tells what is no leukocyte; None in this
+            version of the format, which has none.
+    """
+
+    temperature: float = 1.0
+    minimum: float = 0.5
+    coverage: float | None = None
+    thresholds: dict[str, float] | None = None
+    cells: dict[str, int] | None = None
+    outliers: None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of ``bundle.json``.
+
+    Attributes:
+        architecture: Name of the network, see `leuko.learning.models`.
+        head: Name of its last layer.
+        features: D, what the last layer takes.
+        classes: K names in the order of the outputs.
+        preprocessing: How a picture is prepared.
+        decision: What an output means.
+        training: Where the model comes from: ``data``, ``protocol``, ``metrics`` and more, as JSON.
+        leuko: Version that wrote it.
+        created: Day, as 2026-01-31.
+    """
+
+    architecture: str
+    head: str
+    features: int
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    decision: Decision
+    training: dict[str, Any]
+    leuko: str
+    created: str
+
+    @property
+    def model_text(self) -> str:
+        """What weights and model say of themselves."""
+        facts = {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "head": self.head,
+            "classes": list(self.classes),
+            "preprocessing": _plain(asdict(self.preprocessing)),
+        }
+        return json.dumps(facts, sort_keys=True)
+
+    @property
+    def answer_text(self) -> str:
+        """What the golden answers say of themselves."""
+        facts = {**json.loads(self.model_text), "decision": asdict(self.decision)}
+        return json.dumps(facts, sort_keys=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in ``bundle.json``."""
+        return {"format": FORMAT, **_plain(asdict(self))}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Facts:
+        """Reads what `to_json` gave.
+
+        Raises:
+            BundleError: Another version, a key or a value that can't be.
+        """
+        if facts.get("format") != FORMAT:
+            raise BundleError(
+                f"The bundle has the format {facts.get('format')!r}; this Leuko reads {FORMAT}. "
+                "Use the version of Leuko that wrote it, or export the bundle again."
+            )
+        _check_keys("bundle.json", facts, {"format", *cls.__dataclass_fields__})
+        prepared = _take(facts, "preprocessing", dict)
+        decision = _take(facts, "decision", dict)
+        read = cls(
+            architecture=_take(facts, "architecture", str),
+            head=_take(facts, "head", str),
+            features=_take(facts, "features", int),
+            classes=tuple(_take(facts, "classes", list)),
+            preprocessing=_read_preprocessing(prepared),
+            decision=_read_decision(decision),
+            training=_take(facts, "training", dict),
+            leuko=_take(facts, "leuko", str),
+            created=_take(facts, "created", str),
+        )
+        _check(read)
+        return read
+
+
+def _read_preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
+    _check_keys("preprocessing", facts, set(Preprocessing.__dataclass_fields__))
+    return Preprocessing(
+        view=_take(facts, "view", str),
+        window=_number(facts, "window"),
+        size=_take(facts, "size", int),
+        mean=_three(facts, "mean"),
+        deviation=_three(facts, "deviation"),
+        views=_take(facts, "views", int),
+        resize=_take(facts, "resize", str),
+    )
+
+
+def _read_decision(facts: Mapping[str, Any]) -> Decision:
+    _check_keys("decision", facts, set(Decision.__dataclass_fields__))
+    if facts["outliers"] is not None:
+        raise BundleError("This Leuko reads no thresholds for outliers; use a newer version.")
+    absent = [facts[key] is None for key in ("coverage", "thresholds", "cells")]
+    if any(absent) and not all(absent):
+        raise BundleError("Of coverage, thresholds and cells of the decision some are missing.")
+    if facts["thresholds"] is None:
+        return Decision(_number(facts, "temperature"), _number(facts, "minimum"))
+    thresholds, cells = _take(facts, "thresholds", dict), _take(facts, "cells", dict)
+    return Decision(
+        _number(facts, "temperature"),
+        _number(facts, "minimum"),
+        _number(facts, "coverage"),
+        {name: _number(thresholds, name) for name in thresholds},
+        {name: _take(cells, name, int) for name in cells},
+    )
+
+
+def _check(facts: Facts) -> None:
+    """Refuses values that can't be."""
+    prepared, decision, classes = facts.preprocessing, facts.decision, facts.classes
+    try:
+        find_architecture(facts.architecture)
+    except LeukoError as error:
+        raise BundleError(f"bundle.json names an architecture that isn't known. {error}") from None
+    if not all(isinstance(name, str) and name for name in classes) or len(classes) < 2:
+        raise BundleError("The classes of a bundle are two names or more; found something else.")
+    if len(set(classes)) < len(classes):
+        raise BundleError("A class is named twice in bundle.json.")
+    if prepared.resize != RESIZE:
+        raise BundleError(
+            f"The bundle was made with the resizing {prepared.resize!r}; this Leuko has "
+            f"{RESIZE!r} only, and another filter gives other answers."
+        )
+    thresholds = decision.thresholds or {}
+    named = {} if decision.thresholds is None else dict.fromkeys(classes)
+    for fine, what in (
+        (prepared.view in ("cell", "field"), "view"),
+        (0 < prepared.window <= 1000, "window"),
+        (16 <= prepared.size <= 1024, "size"),
+        (prepared.views in (1, 8), "views"),
+        (all(d > 0 for d in prepared.deviation), "deviation"),
+        (0 < decision.temperature < 1000, "temperature"),
+        (0 <= decision.minimum <= 1, "minimum"),
+        (decision.coverage is None or 0 < decision.coverage < 1, "coverage"),
+        (set(thresholds) == set(named), "thresholds"),
+        (set(decision.cells or {}) == set(named), "cells"),
+        (all(0 <= t <= 1 for t in thresholds.values()), "thresholds"),
+        (facts.features > 0, "features"),
+    ):
+        if not fine:
+            raise BundleError(f"The value of {what!r} in bundle.json is out of its range.")
+
+
+def _check_keys(where: str, facts: Mapping[str, Any], wanted: set[str]) -> None:
+    if odd := sorted(set(facts) - wanted):
+        raise BundleError(f"{where} has the key {odd[0]!r}, which this version doesn't know.")
+    if missing := sorted(wanted - set(facts)):
+        raise BundleError(f"{where} lacks the key {missing[0]!r}.")
+
+
+def _take(facts: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = facts[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise BundleError(f"{key!r} in bundle.json is {value!r:.80}; expected {kind.__name__}.")
+    return value
+
+
+def _number(facts: Mapping[str, Any], key: str) -> float:
+    value = facts[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BundleError(f"{key!r} in bundle.json is {value!r:.80}; expected a number.")
+    return float(value)
+
+
+def _three(facts: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values: Sequence[Any] = _take(facts, key, list)
+    if len(values) != 3:
+        raise BundleError(f"{key!r} in bundle.json has {len(values)} values; expected 3.")
+    return tuple(_number({key: value}, key) for value in values)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,103 @@
+"""Runs an exported network on cells, without PyTorch: the only door to ONNX Runtime.
+
+Knows cells and answers; knows nothing of classes, temperatures or files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.engine import count_cores
+from leuko.errors import BundleError
+from leuko.learning.batches import turn_views
+
+BATCH = 32  # cells at a time; more doesn't run faster on a processor, but takes more memory
+INPUT, OUTPUTS = "cells", ("logits", "features")
+
+
+class ExportedNetwork:
+    """A network in ONNX's form.
+
+    Args:
+        model: The bytes of ``model.onnx``.
+        size: S, the side of the cells.
+        classes: K.
+        threads: Of one batch; None takes one per core.
+
+    Raises:
+        BundleError: ONNX Runtime can't load it, or its input and outputs aren't those of Leuko.
+    """
+
+    def __init__(
+        self, model: bytes, *, size: int, classes: int, threads: int | None = None
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = count_cores() if threads is None else threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised too
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            raise BundleError(
+                f"ONNX Runtime can't load model.onnx ({_shorten(error)}). Export the bundle again."
+            ) from None
+        self.classes = classes
+        self.size = size
+        self.features = self._check()
+
+    def answer(
+        self, cells: NDArray[np.uint8], *, views: int, batch: int = BATCH
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Class probabilities and features of cells, as `leuko.learning.fit.predict` gives them.
+
+        Args:
+            cells: (N, S, S, 3).
+            views: 1, or 8 for the mean over quarter turns and mirror images.
+            batch: Cells at a time; it doesn't change the result beyond rounding.
+
+        Returns:
+            Probabilities (N, K), rows sum to 1; features (N, D), the mean over the views.
+        """
+        probabilities = np.empty((len(cells), self.classes))
+        features = np.empty((len(cells), self.features), np.float32)
+        for start in range(0, len(cells), batch):
+            part = slice(start, start + batch)
+            seen = [
+                self._session.run(OUTPUTS, {INPUT: view}) for view in turn_views(cells[part], views)
+            ]
+            probabilities[part] = np.mean([_softmax(logits) for logits, _ in seen], axis=0)
+            features[part] = np.mean([pooled for _, pooled in seen], axis=0)
+        return probabilities, features
+
+    def _check(self) -> int:
+        """Refuses another input or output; gives the number of features, D."""
+        taken = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
+        wanted = [(INPUT, "tensor(uint8)", [self.size, self.size, 3])]
+        given = {o.name: (o.type, o.shape[1:]) for o in self._session.get_outputs()}
+        right = taken == wanted and tuple(given) == OUTPUTS
+        right = right and given["logits"] == ("tensor(float)", [self.classes])
+        if right:
+            kind, shape = given["features"]
+            if kind == "tensor(float)" and len(shape) == 1 and isinstance(shape[0], int):
+                return int(shape[0])
+        raise BundleError(
+            f"model.onnx takes {taken} and gives {given}; expected cells of {self.size} pixels "
+            f"in, and logits of {self.classes} classes and features out. The parts of this bundle "
+            "don't belong together; export it again."
+        )
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

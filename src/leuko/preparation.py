@@ -1,0 +1,247 @@
+"""From settings and data to a run folder in which jobs can begin, or go on.
+
+    settings + data → plan → run folder: manifest, ledger, splits, cells → jobs
+
+What a study and the training of one model have in common. Knows folders and jobs; knows nothing of
+what their answers are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from leuko.data.cleaning import Cleaned
+from leuko.data.leukocytes import WINDOW
+from leuko.data.manifest import Manifest, read_manifest, write_manifest
+from leuko.data.pictures import SURROUNDINGS, cut_pictures
+from leuko.errors import ResumeError, SeenImagesError
+from leuko.learning.folds import FoldJob, FoldResult
+from leuko.learning.models import choose_precision
+from leuko.learning.starts import find_seen
+from leuko.plan import Plan, Source, find_name, find_root, make_plan
+from leuko.run import (
+    PINNED,
+    check_run_folder,
+    check_same,
+    describe_environment,
+    lock_run,
+    make_run_folder,
+    read_config,
+    read_environment,
+    remove_leftovers,
+    write_config,
+)
+from leuko.settings import StudySettings, check_settings, resolve_settings
+from leuko.storage import check_free_space, write_atomically
+from leuko.watcher import Watcher
+
+# Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
+FREE_SPACE = 500_000_000
+
+
+@contextmanager
+def open_run(
+    data: Source,
+    asked: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any],
+    out: str | Path | None,
+    resume: str | Path | None,
+    workers: int,
+    watcher: Watcher,
+    command: Sequence[str],
+) -> Iterator[tuple[Path, Plan]]:
+    """Makes a run folder and fills it with all that is known before training, or goes on in one.
+
+    Args:
+        data: As for `leuko.compare`.
+        asked: Fields of `StudySettings` that the caller asks for.
+        defaults: Those that differ for a new run from what `StudySettings` says.
+        out: The run folder; None takes the next free one under ``runs/``.
+        resume: The folder of an interrupted run.
+        workers: Processes at a time.
+        watcher: Learns of the progress.
+        command: As the user typed it, for the record.
+
+    Yields:
+        The run folder, locked for this process, and the plan.
+
+    Raises:
+        LeukoError: See `leuko.errors`. Before the data are known to be fit nothing is written.
+    """
+    if resume is not None:
+        run = Path(resume)
+        settings, data = _recall(run, data, asked)
+    else:
+        settings = resolve_settings({**defaults, **asked})
+    if isinstance(data, Cleaned):
+        settings = replace(settings, recipe=data.recipe.name)
+    check_settings(settings, workers, has_recipe=isinstance(data, Cleaned))
+    environment = describe_environment(list(command), settings.init)
+    if resume is not None:
+        recorded = read_environment(run)
+        check_same("versions", recorded, {k: v for k, v in environment.items() if k in PINNED})
+    else:
+        check_run_folder(out)
+    plan = make_plan(data, settings, watcher, workers=workers)
+    _refuse_seen(plan)
+    if resume is None:
+        run = make_run_folder(out, "demo" if data is None else find_name(data))
+        check_free_space(run, FREE_SPACE)
+    with lock_run(run):
+        if resume is None:
+            where = None if data is None else str(find_root(data).resolve())
+            _record(run, plan, {**environment, "data": where}, watcher)
+            # Last, as it marks the rest as complete; as asked for, so that the same can be asked
+            # again.
+            write_config(run, asdict(settings))
+        else:
+            _check_unchanged(run, plan)
+            remove_leftovers(run)
+        yield run, plan
+
+
+def _refuse_seen(plan: Plan) -> None:
+    """Refuses to test on images that a shipped start was trained on.
+
+    Raises:
+        SeenImagesError: Says how many there are.
+    """
+    if plan.settings.init != "blood":
+        return
+    tested = np.unique(np.concatenate([split.test for split in plan.splits]))
+    hashes = plan.cleaned.manifest.table["sha256"].to_list()
+    asked = {hashes[i] for i in tested}
+    for model in plan.settings.models:
+        if seen := find_seen(model, asked):
+            raise SeenImagesError(
+                f"{len(seen):,} of the {len(asked):,} images to be tested on are among those that "
+                f"the pretrained start of {model} was trained on, so its figures would be too "
+                "good. Use --init random for this set."
+            )
+
+
+def _recall(
+    run: Path, data: Any, asked: Mapping[str, Any]
+) -> tuple[StudySettings, Manifest | Cleaned | str | Path | None]:
+    """The settings and data of a run that is continued; refuses others."""
+    recorded = resolve_settings(read_config(run))
+    before = read_environment(run).get("data")
+    wanted = resolve_settings({**asdict(recorded), **asked})
+    given = data if isinstance(data, Manifest | Cleaned) else None
+    where = before if given is not None or data is None else str(Path(data).resolve())
+    check_same(
+        "settings",
+        {**asdict(recorded), "data": before},
+        {**asdict(wanted), "data": where},
+    )
+    return recorded, before if given is None else given
+
+
+def _record(run: Path, plan: Plan, environment: dict[str, Any], watcher: Watcher) -> None:
+    """Writes everything that is known before training."""
+    settings = plan.settings
+    write_atomically(run / "environment.json", json.dumps(environment, indent=1))
+    write_manifest(plan.found, run / "manifest.parquet")
+    write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
+    write_atomically(run / "splits.parquet", plan.splits_table.write_parquet)
+    watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
+    cut = partial(cut_pictures, plan.found, view=settings.view)
+    images, pictures, scores = cut(size=settings.size)
+    if missed := int((scores == 0).sum()):
+        watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")
+
+    _save_cells(run / "cells.npz", image=np.array(images), cells=pictures, scores=scores)
+    if plan.has_surroundings:
+        size = round(settings.size * SURROUNDINGS / WINDOW)
+        images, pictures, _ = cut(size=size, window=SURROUNDINGS)
+        _save_cells(run / "surroundings.npz", image=np.array(images), cells=pictures)
+
+
+def _save_cells(path: Path, **arrays: NDArray[Any]) -> None:
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, save)
+
+
+def _check_unchanged(run: Path, plan: Plan) -> None:
+    """Refuses to continue with other images, labels, groups, cleaning or splits.
+
+    Raises:
+        ResumeError: Says what differs.
+    """
+    before, now = (_rows(m) for m in (read_manifest(run / "manifest.parquet"), plan.found))
+    changed = sorted({str(row[0]) for row in before ^ now})
+    if changed:
+        names = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+        raise ResumeError(
+            f"This run can't be continued, because its images differ: {quantity(changed)} "
+            f"changed since it began ({names}). Restore them, or start a new run."
+        )
+    recorded = {
+        "ledger": hashlib.sha256((run / "ledger.json").read_bytes()).hexdigest()[:12],
+        "splits": pl.read_parquet(run / "splits.parquet").equals(plan.splits_table),
+    }
+    ledger = hashlib.sha256(plan.cleaned.ledger.to_json().encode()).hexdigest()[:12]
+    check_same("cleaning and splits", recorded, {"ledger": ledger, "splits": True})
+
+
+def quantity(images: Sequence[str]) -> str:
+    """ "1 image", "12 images"."""
+    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
+
+
+def _rows(manifest: Manifest) -> set[tuple[Any, ...]]:
+    return set(manifest.table.select("image", "sha256", "label_written", "group", "split").rows())
+
+
+def hash_data(manifest: Manifest) -> str:
+    """One SHA-256 for what a set says and holds: ids, bytes, labels, groups, parts."""
+    text = json.dumps(sorted(_rows(manifest), key=repr), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_jobs(run: Path, plan: Plan) -> list[FoldJob]:
+    """Fold by fold, so that the time left can be told from the first ones of each model."""
+    settings = plan.settings
+    with np.load(run / "cells.npz", allow_pickle=False) as file:
+        position = {str(image): i for i, image in enumerate(file["image"])}
+    rows = np.array([position[name] for name in plan.names], dtype=np.int64)
+    return [
+        FoldJob(
+            run=run.resolve(), model=model, repeat=split.repeat, fold=split.fold, rows=rows,
+            labels=plan.labels, train=split.train, test=split.test, classes=len(plan.classes),
+            settings=replace(
+                plan.fit_settings, precision=choose_precision(model, settings.precision)
+            ),
+            init=settings.init, seed=settings.seed,
+            keep_weights=settings.keep_weights,
+            training="surroundings.npz" if plan.has_surroundings else "cells.npz",
+        )
+        for split in plan.splits
+        for model in settings.models
+    ]  # fmt: skip
+
+
+def write_history(run: Path, done: Mapping[tuple[str, int, int], FoldResult]) -> None:
+    """Writes every epoch of every job as ``history.parquet``."""
+    rows = [
+        {"model": model, "repeat": repeat, "fold": fold, "epoch": e.number, "loss": e.loss,
+         "accuracy": e.accuracy, "learning_rate": e.learning_rate}
+        for (model, repeat, fold), result in sorted(done.items())
+        for e in result.history
+    ]  # fmt: skip
+    write_atomically(run / "history.parquet", lambda p: pl.DataFrame(rows).write_parquet(p))

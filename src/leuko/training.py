@@ -1,0 +1,329 @@
+"""One model for use: judged on folds, calibrated on their answers, trained on everything, bundled.
+
+    plan → folds → temperature, thresholds, metrics
+              └→ fit on everything → ONNX → parity → bundle
+
+The folds come first, because what is said of a model has to come from cells that a model of the
+same recipe never saw. PyTorch is loaded by worker processes only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+import leuko
+from leuko.data.leukocytes import WINDOW
+from leuko.engine import count_cores, map_jobs, refuse_in_worker
+from leuko.errors import BundleError, ResumeError, ShapeError
+from leuko.judgement.calibration import (
+    COVERAGE,
+    apply_temperature,
+    cross_calibrate,
+    fit_temperature,
+    fit_thresholds,
+)
+from leuko.judgement.metrics import measure
+from leuko.judgement.predictions import Predictions
+from leuko.judgement.results import judge_model
+from leuko.learning.batches import DEVIATION, MEAN
+from leuko.learning.bundle import MODEL, WEIGHTS, Bundle, check_place, write_bundle
+from leuko.learning.card import write_card
+from leuko.learning.export import ExportJob, Head, export_job
+from leuko.learning.facts import Decision, Facts, Preprocessing
+from leuko.learning.folds import FoldJob, FoldResult, fit_fold
+from leuko.learning.inference import ExportedNetwork
+from leuko.learning.parts import read_tensors
+from leuko.plan import Plan, Source
+from leuko.preparation import hash_data, make_jobs, open_run, write_history
+from leuko.run import read_environment
+from leuko.settings import DEMO
+from leuko.storage import write_atomically
+from leuko.watcher import Watcher
+
+PARITY = 1e-5  # largest difference of a probability between PyTorch and ONNX Runtime
+MINIMUM = 0.5  # probability below which no class is named: something else is as likely
+NOT_STATED = "not stated"
+# Layout of the set → its licence and whom to name.
+_KNOWN = {
+    "kaggle": (
+        "MIT",
+        "BCCD (Shenggan/BCCD_Dataset, cosmicad/dataset), labels by dhruvp/wbc-classification",
+    ),
+    "demo": ("MIT, as Leuko itself", "drawn by Leuko; no blood was photographed"),
+}
+
+
+def train(
+    data: Source = None,
+    *,
+    model: str | None = None,
+    out: str | Path | None = None,
+    run: str | Path | None = None,
+    resume: str | Path | None = None,
+    coverage: float = COVERAGE,
+    licence: str | None = None,
+    credits: str | None = None,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+    command: Sequence[str] = (),
+    **asked: Any,
+) -> Bundle:
+    """Trains one model on a set and bundles it for use.
+
+    Args:
+        data: As for `leuko.compare`.
+        model: Name of the network; None for ``efficientnet_b0``, or that of the run continued.
+        out: The bundle: a folder, or one file where the name ends in ``.zip``; must not exist.
+            None puts it into the run folder.
+        run: The run folder; None takes the next free one under ``runs/``.
+        resume: The folder of an interrupted run, which is continued.
+        coverage: That sets of classes are to have, in (0, 1).
+        licence: Of the data; None for what is known of the set.
+        credits: Whom to name for the data; None for what is known of the set.
+        workers: Processes at a time, each with one thread; None takes one per core.
+        watcher: Learns of the progress.
+        command: As the user typed it, for the record.
+        **asked: Fields of `StudySettings`, as for `leuko.compare`.
+
+    Returns:
+        The bundle, checked.
+
+    Raises:
+        LeukoError: See `leuko.errors`; what was finished stays in the run folder.
+    """
+    refuse_in_worker("leuko.train")
+    watcher = watcher or Watcher()
+    workers = count_cores() if workers is None else workers
+    if not 0 < coverage < 1:
+        raise ShapeError(f"coverage is {coverage}; expected a number between 0 and 1.")
+    if out is not None:
+        check_place(Path(out))
+    if model is not None:
+        asked["models"] = (model,)
+    defaults = {
+        **(DEMO if data is None else {}), "models": ("efficientnet_b0",), "leak_meter": False,
+    }  # fmt: skip
+    opened = open_run(
+        data, asked, defaults=defaults, out=run, resume=resume, workers=workers, watcher=watcher,
+        command=command,
+    )  # fmt: skip
+    with opened as (folder, plan):
+        if len(plan.settings.models) != 1 or plan.settings.repeats != 1:
+            raise ResumeError(
+                f"{folder} compares {', '.join(plan.settings.models)}; training needs one model "
+                "and one repeat. Continue it with leuko compare, or start a new run."
+            )
+        place = folder / "bundle" if out is None else Path(out)
+        check_place(place)
+        jobs = make_jobs(folder, plan)
+        final = _make_final(jobs[0])
+        done = _fit(folder, [*jobs, final], workers, watcher)
+        answers, parts = _collect(plan, jobs, done)
+        watcher.say("calibrating and judging")
+        decision = _decide(plan, answers, coverage)
+        metrics = _judge(plan, answers, parts, coverage, decision)
+        write_answers(folder, answers, plan.classes)
+        watcher.say("exporting to ONNX, and comparing its answers with PyTorch's")
+        head, exported, parity = _export(folder, plan, final, done[final.folder])
+        facts = _describe(
+            folder, plan, final, head=head, decision=decision, licence=licence, credits=credits,
+            measured={"metrics": metrics, "parity": parity},
+        )  # fmt: skip
+        weights, _ = read_tensors("weights", (final.folder / WEIGHTS).read_bytes())
+        return write_bundle(place, facts, weights=weights, model=exported, card=write_card(facts))
+
+
+def _make_final(job: FoldJob) -> FoldJob:
+    """Trains on everything. It answers for everything too, to compare ONNX with: no test."""
+    everything = np.arange(len(job.rows))
+    return replace(
+        job, fold=0, repeat=0, train=everything, test=everything, keep_weights=True, part="final"
+    )
+
+
+def _fit(
+    folder: Path, jobs: Sequence[FoldJob], workers: int, watcher: Watcher
+) -> dict[Path, FoldResult]:
+    watcher.begin(folder, sum(job.settings.epochs for job in jobs))
+    done: dict[Path, FoldResult] = {}
+    try:
+        for job, result in map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch):
+            done[job.folder] = result
+    finally:
+        watcher.end()
+    of_folds = {(j.model, j.repeat, j.fold): done[j.folder] for j in jobs if j.part == "fits"}
+    write_history(folder, of_folds)
+    return done
+
+
+def _collect(
+    plan: Plan, jobs: Sequence[FoldJob], done: dict[Path, FoldResult]
+) -> tuple[Predictions, NDArray[np.int64]]:
+    """The answers of the folds, and for each the part that it is in for cross-calibration."""
+    rows = np.concatenate([job.test for job in jobs])
+    parts = np.concatenate([np.full(len(job.test), job.fold) for job in jobs])
+    if len(jobs) == 1:  # a given split has one test part: halve it by groups
+        groups = sorted({plan.groups[i] for i in rows})
+        turn = np.random.default_rng(plan.settings.seed).permutation(len(groups))
+        half = {group: int(t) % 2 for group, t in zip(groups, turn, strict=True)}
+        parts = np.array([half[plan.groups[i]] for i in rows])
+    answers = Predictions(
+        plan.settings.models[0],
+        tuple(plan.names[i] for i in rows),
+        tuple(plan.groups[i] for i in rows),
+        plan.labels[rows],
+        np.concatenate([done[job.folder].probabilities for job in jobs])[None],
+    )
+    return answers, parts.astype(np.int64)
+
+
+def _decide(plan: Plan, answers: Predictions, coverage: float) -> Decision:
+    """Temperature and thresholds from all answers of the folds."""
+    temperature = fit_temperature(answers.y_true, answers.probabilities[0])
+    calibrated = apply_temperature(answers.probabilities[0], temperature)
+    thresholds = fit_thresholds(answers.y_true, calibrated, coverage)
+    counts = np.bincount(answers.y_true, minlength=len(plan.classes))
+    return Decision(
+        temperature=temperature,
+        minimum=MINIMUM,
+        coverage=coverage,
+        thresholds=dict(zip(plan.classes, thresholds.tolist(), strict=True)),
+        cells=dict(zip(plan.classes, counts.tolist(), strict=True)),
+    )
+
+
+def _judge(
+    plan: Plan,
+    answers: Predictions,
+    parts: NDArray[np.int64],
+    coverage: float,
+    decision: Decision,
+) -> dict[str, Any]:
+    """Metrics of calibrated answers; calibration of each part comes from the other parts."""
+    y, raw = answers.y_true, answers.probabilities[0]
+    calibrated, sets = cross_calibrate(y, raw, parts, coverage)
+    judged = judge_model(
+        replace(answers, probabilities=calibrated[None]), plan.classes, seed=plan.settings.seed
+    )
+    held = sets[np.arange(len(y)), y]
+    named = (sets.sum(axis=1) == 1) & (calibrated.max(axis=1) >= decision.minimum)
+    named &= sets.argmax(axis=1) == calibrated.argmax(axis=1)
+    right = calibrated.argmax(axis=1) == y
+    return {
+        **judged,
+        "ece_before": measure("ece", y, raw),
+        "coverage": {
+            "target": coverage,
+            "observed": float(held.mean()),
+            "per_class": {
+                name: float(held[y == k].mean())
+                for k, name in enumerate(plan.classes)
+                if (y == k).any()
+            },
+        },
+        "unidentified": float(1 - named.mean()),
+        "accuracy_of_the_rest": float(right[named].mean()) if named.any() else 0.0,
+    }
+
+
+def _describe(
+    folder: Path,
+    plan: Plan,
+    final: FoldJob,
+    *,
+    head: Head,
+    decision: Decision,
+    licence: str | None,
+    credits: str | None,
+    measured: dict[str, Any],
+) -> Facts:
+    """All that ``bundle.json`` says."""
+    settings, found, kept = plan.settings, plan.found, plan.cleaned.manifest
+    known = next((v for k, v in _KNOWN.items() if found.layout.startswith(k)), None)
+    environment = read_environment(folder)
+    judged = (
+        "tested on the set's own TEST part"
+        if settings.split == "given"
+        else f"{settings.folds} folds, split by groups"
+    )
+    return Facts(
+        architecture=final.model,
+        head=head.name,
+        features=head.features,
+        classes=tuple(plan.classes),
+        preprocessing=Preprocessing(
+            view=settings.view, window=WINDOW, size=settings.size, mean=MEAN,
+            deviation=DEVIATION, views=settings.views,
+        ),
+        decision=decision,
+        training={
+            "data": {
+                "name": found.name, "layout": found.layout, "sha256": hash_data(found),
+                "rows": len(found), "images": len(kept.table["image"].unique()),
+                "groups": len(kept.table["group"].unique()), "counts": kept.counts(),
+                "licence": licence or (known[0] if known else NOT_STATED),
+                "credits": credits or (known[1] if known else NOT_STATED),
+                "notes": list(found.notes),
+            },
+            "recipe": json.loads(plan.cleaned.ledger.to_json()),
+            "protocol": {
+                **json.loads(json.dumps(asdict(settings))),
+                "fit": asdict(final.settings), "judged": judged,
+            },
+            **measured,
+            "environment": {k: v for k, v in environment.items() if k not in ("command", "data")},
+        },
+        leuko=leuko.__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )  # fmt: skip
+
+
+def _export(
+    folder: Path, plan: Plan, final: FoldJob, result: FoldResult
+) -> tuple[Head, bytes, dict[str, Any]]:
+    """Exports the final network and compares its answers with PyTorch's on all cells.
+
+    Raises:
+        BundleError: They differ by more than rounding.
+    """
+    size, views = plan.settings.size, plan.settings.views
+    job = ExportJob(
+        weights=final.folder / WEIGHTS, model=final.model, classes=final.classes, size=size,
+        out=final.folder / MODEL,
+    )  # fmt: skip
+    (_, head), *_ = map_jobs(export_job, [job], workers=1, on_message=lambda _: None)
+    model = job.out.read_bytes()
+    with np.load(folder / "cells.npz", allow_pickle=False) as file:
+        cells = file["cells"][final.rows]
+    given, _ = ExportedNetwork(model, size=size, classes=final.classes).answer(cells, views=views)
+    off = float(np.abs(given - result.probabilities).max())
+    if not off <= PARITY:
+        raise BundleError(
+            f"The exported network answers otherwise than PyTorch: probabilities differ by up to "
+            f"{off:.2g}, expected at most {PARITY:g}. No bundle was written; please report it with "
+            f"the versions in {folder / 'environment.json'}."
+        )
+    same = bool((given.argmax(1) == result.probabilities.argmax(1)).all())
+    return head, model, {"cells": len(cells), "largest_difference": off, "same_classes": same}
+
+
+def write_answers(folder: Path, answers: Predictions, classes: Sequence[str]) -> Path:
+    """Writes what the folds answered as ``predictions.parquet``, one row per image."""
+    table = pl.DataFrame(
+        {
+            "image": answers.images,
+            "group": answers.groups,
+            "label": [classes[k] for k in answers.y_true],
+            **{f"p_{c}": answers.probabilities[0][:, k] for k, c in enumerate(classes)},
+        }
+    )
+    return write_atomically(folder / "predictions.parquet", table.write_parquet)

@@ -1,0 +1,288 @@
+"""From pictures to answers, with a bundle and without PyTorch.
+
+    inputs → scale per size → find and cut (threads) → network (batches) → calibrated → state
+
+A few dozen pictures are held at a time, whatever the number asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.data.leukocytes import (
+    Leukocyte,
+    choose_leukocyte,
+    estimate_set_scales,
+    find_leukocytes,
+    is_cut_out,
+)
+from leuko.data.scales import sample_sizes
+from leuko.engine import count_cores
+from leuko.errors import BundleError, ImageError
+from leuko.learning.bundle import Bundle, load_bundle
+from leuko.learning.facts import Decision
+from leuko.use.answers import (
+    PRE_CLASSIFIED,
+    REJECTED,
+    UNIDENTIFIED,
+    Answer,
+    Predictions,
+    SetAside,
+)
+from leuko.use.inputs import Item, gather
+
+PART = 64  # pictures that are read while those before them are answered
+CERTAIN = 0.5  # of a leukocyte in a field, as measured in results/leukocytes.md
+NO_CELL = "no leukocyte was found"
+
+Pixels = NDArray[np.uint8]
+Scales = dict[tuple[int, int], float]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A cell of a picture, and what the network will see of it."""
+
+    leukocyte: Leukocyte
+    pixels: Pixels
+
+
+class Predictor:
+    """Answers for pictures with one bundle; made by `load`.
+
+    Attributes:
+        bundle: The bundle, checked.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K names, in the order of the columns."""
+        return self.bundle.facts.classes
+
+    def predict(
+        self, images: Any, *, scale: float | None = None, progress: Progress | None = None
+    ) -> Predictions:
+        """Finds and classifies the leukocytes.
+
+        Args:
+            images: A path of an image, a folder or a CSV with a column ``image``; bytes of a
+                file; an array (H, W, 3) uint8 RGB; a picture of Pillow; or a list of these. Whole
+                fields and pictures that were cut around one cell are told apart by their size.
+            scale: Pixels per µm, where it is known. None measures it from the red cells, once
+                for all pictures of one size: they are taken to come from one microscope.
+            progress: Called with (pictures done, pictures in all).
+
+        Returns:
+            An answer per cell. A picture without a cell has one too, ``rejected``; one that can't
+            be read is set aside.
+
+        Raises:
+            NoImagesError: No image at all.
+            ShapeError: An array that is no picture.
+        """
+        items, notes = gather(images)
+        answers: list[Answer] = []
+        aside: list[SetAside] = []
+        for done, one in enumerate(self.stream(items, scale=scale), start=1):
+            if isinstance(one, SetAside):
+                aside.append(one)
+            else:
+                answers += one
+            if progress is not None:
+                progress(done, len(items))
+        return Predictions(self.classes, tuple(answers), tuple(aside), self.bundle.id, tuple(notes))
+
+    def predict_proba(self, images: Any, *, scale: float | None = None) -> NDArray[np.float64]:
+        """Calibrated probabilities (N, K): a row per answer of `predict`; NaN without a cell.
+
+        Raises:
+            ImageError: A picture can't be read; rows would no longer belong to pictures.
+        """
+        found = self.predict(images, scale=scale)
+        if found.set_aside:
+            first = found.set_aside[0]
+            raise ImageError(first.detail, reason=first.reason)
+        return found.probabilities
+
+    def stream(
+        self, items: Sequence[Item], *, scale: float | None = None
+    ) -> Iterator[list[Answer] | SetAside]:
+        """Answers picture by picture, in order, in little memory.
+
+        Args:
+            items: From `leuko.use.inputs.gather`.
+            scale: As for `predict`.
+        """
+        with ThreadPoolExecutor(count_cores()) as pool:
+            scales = {} if scale else self._measure_scales(items, pool)
+
+            def begin(start: int) -> list[Future[list[_Found] | SetAside]]:
+                part = items[start : start + PART]
+                return [pool.submit(self._prepare, item, scales, scale) for item in part]
+
+            ahead = begin(0)
+            for start in range(0, len(items), PART):
+                ready = [future.result() for future in ahead]
+                ahead = begin(start + PART)  # read while the network is at work
+                yield from self._answer(items[start : start + PART], ready)
+
+    def _measure_scales(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> Scales:
+        """One scale for each size of pictures; a picture that can't be read has no say."""
+        if self.bundle.facts.preprocessing.view == "field":
+            return {}
+
+        def measure(item: Item) -> tuple[Item, int, int] | None:
+            with suppress(ImageError):
+                return (item, *item.measure())
+            return None
+
+        def pictures(chosen: Iterable[Item]) -> Iterator[Pixels]:
+            for item in chosen:
+                with suppress(ImageError):
+                    yield item.read()
+
+        sizes = [size for size in pool.map(measure, items) if size is not None]
+        return estimate_set_scales(pictures(sample_sizes(sizes)))
+
+    def _prepare(self, item: Item, scales: Scales, scale: float | None) -> list[_Found] | SetAside:
+        """Reads one picture and cuts out its cells; runs in a thread."""
+        try:
+            picture = item.read()
+        except ImageError as error:
+            return SetAside(item.name, error.reason, str(error))
+        height, width = picture.shape[:2]
+        prepared = self.bundle.facts.preprocessing
+        if prepared.view == "field":
+            whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
+            return [_Found(whole, prepared.cut(picture, whole))]
+        scale = scale or scales[height, width]
+        return [_Found(cell, prepared.cut(picture, cell)) for cell in find_cells(picture, scale)]
+
+    def _answer(
+        self, items: Sequence[Item], ready: Sequence[list[_Found] | SetAside]
+    ) -> Iterator[list[Answer] | SetAside]:
+        """Answers for all cells of a part at once."""
+        size = self.bundle.facts.preprocessing.size
+        cells = [found.pixels for one in ready if isinstance(one, list) for found in one]
+        stacked = np.stack(cells) if cells else np.zeros((0, size, size, 3), np.uint8)
+        probabilities, _ = self.bundle.answer(stacked)
+        rows = iter(probabilities)
+        for item, one in zip(items, ready, strict=True):
+            if isinstance(one, SetAside):
+                yield one
+                continue
+            answers = [
+                self._describe(item.name, number, found.leukocyte, next(rows))
+                for number, found in enumerate(one, start=1)
+            ]
+            yield answers or [Answer(item.name, state=REJECTED, reason=NO_CELL)]
+
+    def _describe(
+        self, image: str, number: int, cell: Leukocyte, probabilities: NDArray[np.float64]
+    ) -> Answer:
+        chosen, state, reason = decide(probabilities, self.bundle.facts.decision, self.classes)
+        if cell.score < CERTAIN:
+            doubt = "it may be no leukocyte"
+            state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
+        best = int(probabilities.argmax())
+        x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
+        return Answer(
+            image=image, cell=number, box=(x0, y0, x1, y1), label=self.classes[best],
+            probability=float(probabilities[best]), probabilities=tuple(probabilities.tolist()),
+            set=chosen, state=state, reason=reason,
+        )  # fmt: skip
+
+
+def load(path: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Predictor:
+    """Loads a bundle for use; needs no PyTorch.
+
+    Args:
+        path: A folder or zip from `leuko.train`; None for the model that ships with Leuko.
+        threads: For the network; None takes one per core.
+
+    Raises:
+        BundleError: The bundle isn't there, or isn't what was written.
+    """
+    place = find_default() if path is None else Path(path)
+    return Predictor(load_bundle(place, threads=threads))
+
+
+def find_default() -> Path:
+    """Where the model lies that ships with Leuko.
+
+    Raises:
+        BundleError: None was shipped with this installation.
+    """
+    place = Path(str(files("leuko") / "weights" / "default"))
+    if not place.exists():
+        raise BundleError(
+            "This installation of Leuko ships no model. Name one with --model BUNDLE (in Python: "
+            "leuko.load(BUNDLE)), or train one with: leuko train DATA --out BUNDLE."
+        )
+    return place
+
+
+def find_cells(picture: Pixels, scale: float) -> list[Leukocyte]:
+    """The leukocytes to answer for, the most certain first.
+
+    In a picture that was cut around one cell, that one. In a field all that are certain; if none
+    is, the likeliest one, for which `Leukocyte.score` is low. Where nothing is found, none.
+
+    Args:
+        picture: RGB (H, W, 3) uint8.
+        scale: Pixels per µm.
+    """
+    found = find_leukocytes(picture, scale=scale)
+    if not found:
+        return []
+    height, width = picture.shape[:2]
+    if is_cut_out(height, width, scale):
+        chosen = choose_leukocyte(found, picture)
+        return [chosen] if chosen.score > 0 else []
+    return [cell for cell in found if cell.score >= CERTAIN] or found[:1]
+
+
+def decide(
+    probabilities: NDArray[np.float64], decision: Decision, classes: Sequence[str]
+) -> tuple[tuple[str, ...], str, str]:
+    """Whether an answer can be relied on.
+
+    Args:
+        probabilities: (K,), calibrated.
+        decision: Of the bundle.
+        classes: K names.
+
+    Returns:
+        The classes that can't be excluded, the likeliest first (none without thresholds); the
+        state; and why, if it isn't pre-classified.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    best = classes[order[0]]
+    chosen: tuple[str, ...] = ()
+    if decision.thresholds is not None:
+        chosen = tuple(
+            classes[k] for k in order if probabilities[k] >= decision.thresholds[classes[k]]
+        )
+        if not chosen:
+            return chosen, UNIDENTIFIED, "unlike the cells of every class"
+        if len(chosen) > 1:
+            return chosen, UNIDENTIFIED, f"{len(chosen)} classes can't be told apart"
+        if chosen[0] != best:
+            return chosen, UNIDENTIFIED, f"{best} is likeliest, but only {chosen[0]} fits"
+    if probabilities[order[0]] < decision.minimum:
+        return chosen, UNIDENTIFIED, f"no class reaches a probability of {decision.minimum:g}"
+    return chosen, PRE_CLASSIFIED, ""

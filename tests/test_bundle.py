@@ -1,0 +1,414 @@
+"""Bundles: PyTorch and ONNX say the same, and whatever was tampered with is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+
+from leuko.errors import BundleError, OutputError
+from leuko.learning import bundle as bundles
+from leuko.learning.batches import make_input
+from leuko.learning.bundle import (
+    CARD,
+    FACTS,
+    GOLDEN,
+    MODEL,
+    PARTS,
+    WEIGHTS,
+    load_bundle,
+    take_model,
+    write_bundle,
+)
+from leuko.learning.export import export_network, find_head
+from leuko.learning.fit import predict
+from leuko.learning.graph import add_note, read_graph
+from leuko.learning.inference import ExportedNetwork
+from leuko.learning.models import build
+from leuko.learning.parts import SUMS, write_sums
+from small_bundle import CLASSES, SIZE, make_bundle, make_facts, make_network, state
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return export_network(make_network(), size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def made(model: bytes, tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "small", model).path
+
+
+def draw_cells(n: int, size: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (n, size, size, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "efficientnet_b0"])
+def test_onnx_answers_as_pytorch_does(name: str):
+    """Random weights, with batch statistics that were measured, so that answers differ."""
+    size = 64
+    network = build(name, 4, size=size, seed=3)
+    cells = draw_cells(12, size)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None
+            layer.reset_running_stats()
+    with torch.no_grad():
+        network.train()(make_input(torch.from_numpy(cells)))
+    expected = predict(network, cells)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "the cells are told apart"
+    exported = ExportedNetwork(export_network(network, size=size), size=size, classes=4)
+    given, features = exported.answer(cells, views=8)
+    assert np.abs(given - expected).max() <= 1e-5
+    assert np.array_equal(given.argmax(1), expected.argmax(1))
+    assert features.shape == (12, find_head(network, 4).features)
+    for batch in (1, 5, 12):
+        again, pooled = exported.answer(cells, views=8, batch=batch)
+        assert np.abs(again - given).max() <= 1e-6
+        assert np.abs(pooled - features).max() <= 1e-4
+
+
+def test_features_and_head_give_the_logits(made: Path):
+    bundle = load_bundle(made)
+    cells = draw_cells(3, SIZE)
+    (logits, features) = bundle.network._session.run(None, {"cells": cells})
+    weight, bias = bundle.head
+    assert np.abs(features @ weight.T + bias - logits).max() < 1e-4
+
+
+def test_a_bundle_is_read_as_it_was_written(made: Path, model: bytes, tmp_path: Path):
+    bundle = load_bundle(made)
+    assert {p.name for p in made.iterdir()} == set(PARTS)
+    assert bundle.facts == make_facts(make_network())
+    assert bundle.facts.to_json() == json.loads((made / FACTS).read_text())
+    packed = make_bundle(tmp_path / "small.zip", model)
+    assert packed.path.is_file()
+    assert load_bundle(packed.path).id == bundle.id == packed.id
+    folder = Path(shutil.make_archive(str(tmp_path / "around"), "zip", made.parent, "small"))
+    assert load_bundle(folder).id == bundle.id, "a folder around the parts, as packing makes it"
+    out = take_model(made, tmp_path / "network.onnx")
+    assert out.read_bytes() == (made / MODEL).read_bytes()
+    assert "not for diagnosis" in (made / CARD).read_text()
+    expected = predict(make_network(), draw_cells(9, SIZE))
+    given, _ = bundle.network.answer(draw_cells(9, SIZE), views=8)
+    assert np.abs(given - expected).max() <= 1e-5
+
+
+def test_nothing_is_overwritten_and_nothing_half_is_left(
+    made: Path, model: bytes, tmp_path: Path, monkeypatch
+):
+    with pytest.raises(OutputError, match="exists"):
+        make_bundle(made, model)
+
+    def fail(*_args: Any) -> None:
+        raise BundleError("no")
+
+    monkeypatch.setattr(bundles, "load_bundle", fail)
+    for name in ("new", "new.zip"):
+        with pytest.raises(BundleError):
+            make_bundle(tmp_path / name, model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_network_are_not_bundled(model: bytes, tmp_path: Path):
+    facts = make_facts(make_network())
+    with pytest.raises(BundleError, match="differ between"):
+        write_bundle(
+            tmp_path / "b", facts, weights=state(make_network(1)), model=model, card="card"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+# --- tampering ------------------------------------------------------------------------------------
+
+Parts = dict[str, bytes]
+
+
+def facts_with(change: Callable[[dict[str, Any]], None]) -> Callable[[Parts], None]:
+    def tamper(parts: Parts) -> None:
+        facts = json.loads(parts[FACTS])
+        change(facts)
+        parts[FACTS] = json.dumps(facts).encode()
+
+    return tamper
+
+
+def tensors_with(
+    part: str, change: Callable[[dict[str, np.ndarray], dict[str, str]], None]
+) -> Callable[[Parts], None]:
+    def tamper(parts: Parts) -> None:
+        header = json.loads(parts[part][8 : 8 + struct.unpack("<Q", parts[part][:8])[0]])
+        tensors, texts = {k: v.copy() for k, v in load(parts[part]).items()}, header["__metadata__"]
+        change(tensors, texts)
+        parts[part] = save(tensors, metadata=texts)
+
+    return tamper
+
+
+def prepare(key: str, value: Any) -> Callable[[Parts], None]:
+    return facts_with(lambda f: f["preprocessing"].__setitem__(key, value))
+
+
+def decide(key: str, value: Any) -> Callable[[Parts], None]:
+    return facts_with(lambda f: f["decision"].__setitem__(key, value))
+
+
+def swap_everywhere(parts: Parts) -> None:
+    """Two classes exchanged in every text that names them; only the golden answers still know."""
+    a, b, c = CLASSES
+    for name in (FACTS, WEIGHTS, GOLDEN):
+        if name == FACTS:
+            facts = json.loads(parts[name])
+            facts["classes"] = [b, a, c]
+            parts[name] = json.dumps(facts).encode()
+            continue
+
+        def change(_: dict[str, np.ndarray], texts: dict[str, str]) -> None:
+            own = json.loads(texts["leuko"])
+            own["classes"] = [b, a, c]
+            texts["leuko"] = json.dumps(own, sort_keys=True)
+
+        tensors_with(name, change)(parts)
+    old, new = (json.dumps(list(order)).encode() for order in (CLASSES, (b, a, c)))
+    assert old in parts[MODEL]
+    parts[MODEL] = parts[MODEL].replace(old, new)
+    tensors_with(WEIGHTS, lambda t, _: t.update({"6.bias": t["6.bias"][[1, 0, 2]]}))(parts)
+
+
+def flip_bit(parts: Parts) -> None:
+    parts[WEIGHTS] = parts[WEIGHTS][:-5] + bytes([parts[WEIGHTS][-5] ^ 1]) + parts[WEIGHTS][-4:]
+
+
+def flip_in_both(parts: Parts) -> None:
+    """The largest weight of the last layer changes its sign in safetensors and in ONNX alike."""
+
+    def change(tensors: dict[str, np.ndarray], _: dict[str, str]) -> None:
+        old = tensors["6.weight"].tobytes()
+        place = np.unravel_index(np.abs(tensors["6.weight"]).argmax(), tensors["6.weight"].shape)
+        tensors["6.weight"][place] *= -1
+        assert parts[MODEL].count(old) == 1
+        parts[MODEL] = parts[MODEL].replace(old, tensors["6.weight"].tobytes())
+
+    tensors_with(WEIGHTS, change)(parts)
+
+
+def twice_in_header(parts: Parts) -> None:
+    data = parts[WEIGHTS]
+    length = struct.unpack("<Q", data[:8])[0]
+    header = data[8 : 8 + length].rstrip()
+    first = json.dumps({"6.bias": json.loads(header)["6.bias"]})[1:-1].encode()
+    header = header[:-1] + b"," + first + b"}"
+    header += b" " * (-len(header) % 8)
+    parts[WEIGHTS] = struct.pack("<Q", len(header)) + header + data[8 + length :]
+
+
+def keep_outside(parts: Parts) -> None:
+    import onnx
+
+    model = onnx.load_model_from_string(parts[MODEL])
+    tensor = next(t for t in model.graph.initializer if t.name == "head.weight")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    parts[MODEL] = model.SerializeToString()
+
+
+def change_operator(parts: Parts) -> None:
+    import onnx
+
+    model = onnx.load_model_from_string(parts[MODEL])
+    next(n for n in model.graph.node if n.op_type == "Relu").op_type = "Sigmoid"
+    parts[MODEL] = model.SerializeToString()
+
+
+def foreign_operator(parts: Parts) -> None:
+    import onnx
+
+    model = onnx.load_model_from_string(parts[MODEL])
+    next(n for n in model.graph.node if n.op_type == "Relu").domain = "com.example"
+    parts[MODEL] = model.SerializeToString()
+
+
+def cut_off(name: str, share: float) -> Callable[[Parts], None]:
+    def tamper(parts: Parts) -> None:
+        parts[name] = parts[name][: int(len(parts[name]) * share)]
+
+    return tamper
+
+
+class Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("pickled",)
+
+
+def put(name: str, content: bytes) -> Callable[[Parts], None]:
+    return lambda parts: parts.__setitem__(name, content)
+
+
+def other_picture(tensors: dict[str, np.ndarray], _: dict[str, str]) -> None:
+    tensors["pictures"][0] = 255 - tensors["pictures"][0]
+
+
+def to_half(tensors: dict[str, np.ndarray], _: dict[str, str]) -> None:
+    tensors["6.weight"] = tensors["6.weight"].astype(np.float16)
+
+
+# name → (what is done, whether new hashes are written over it, what the refusal says)
+TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
+    "a flipped bit": (flip_bit, False, "SHA-256 differs"),
+    "a flipped bit, hashed anew": (flip_bit, True, "differ between"),
+    "a weight changed in both": (flip_in_both, True, "golden pictures are off by"),
+    "classes swapped": (
+        facts_with(lambda f: f["classes"].reverse()), True, "its classes is",
+    ),
+    "classes swapped everywhere": (swap_everywhere, True, "differ between|are off by"),
+    "a class twice": (facts_with(lambda f: f.update(classes=["A", "A", "B"])), True, "twice"),
+    "another filter": (prepare("resize", "nearest"), True, "another filter"),
+    "another size": (prepare("size", 64), True, "its preprocessing is"),
+    "another window": (prepare("window", 15.0), True, "its preprocessing is"),
+    "another mean": (prepare("mean", [0.5, 0.5, 0.5]), True, "its preprocessing is"),
+    "one view": (prepare("views", 1), True, "its preprocessing is"),
+    "blue first": (
+        facts_with(
+            lambda f: f["preprocessing"].update(
+                mean=f["preprocessing"]["mean"][::-1],
+                deviation=f["preprocessing"]["deviation"][::-1],
+            )
+        ), True, "its preprocessing is",
+    ),
+    "another temperature": (decide("temperature", 0.7), True, "its decision is"),
+    "other thresholds": (decide("thresholds", dict.fromkeys(CLASSES, 0.01)), True, "its decision"),
+    "another architecture": (
+        facts_with(lambda f: f.update(architecture="resnet34")), True, "its architecture is",
+    ),
+    "no architecture": (facts_with(lambda f: f.update(architecture="x")), True, "isn't known"),
+    "another version": (facts_with(lambda f: f.update(format=2)), True, "format 2"),
+    "a key too many": (facts_with(lambda f: f.update(more=1)), True, "'more'"),
+    "a key too few": (facts_with(lambda f: f.pop("leuko")), True, "lacks the key 'leuko'"),
+    "a key twice": (
+        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 1,', 1)}), True, "twice",
+    ),
+    "NaN in the facts": (decide("minimum", float("nan")), True, "NaN"),
+    "NaN in the weights": (
+        tensors_with(WEIGHTS, lambda t, _: t["6.bias"].__setitem__(0, np.nan)), True, "NaN",
+    ),
+    "a tensor too few": (tensors_with(WEIGHTS, lambda t, _: t.pop("6.bias")), True, "head.bias"),
+    "a tensor too many": (
+        tensors_with(WEIGHTS, lambda t, _: t.update(more=t["6.bias"])), True, "body.more",
+    ),
+    "a tensor twice": (twice_in_header, True, "twice"),
+    "another precision": (tensors_with(WEIGHTS, to_half), True, "float16"),
+    "weights cut off": (cut_off(WEIGHTS, 0.7), True, "damaged|cut off"),
+    "a model cut off": (cut_off(MODEL, 0.7), True, "damaged"),
+    "facts cut off": (cut_off(FACTS, 0.5), True, "JSON"),
+    "a file missing": (lambda p: p.pop(GOLDEN), True, "golden.safetensors is missing"),
+    "a file too many": (put("notes.txt", b"hello"), True, "doesn't belong"),
+    "a pickle beside": (put("extra.dat", pickle.dumps(Code())), True, "pickle"),
+    "a pickle as weights": (put(WEIGHTS, pickle.dumps(Code())), True, "cut off|damaged"),
+    "tensors in another file": (keep_outside, True, "another file"),
+    "another operator": (change_operator, True, "are off by"),
+    "an operator of somebody else": (foreign_operator, True, "com.example"),
+    "another golden picture": (tensors_with(GOLDEN, other_picture), True, "golden picture 1"),
+    "a hash for a file that isn't there": (
+        lambda p: p.update({SUMS: p[SUMS] + b"0" * 64 + b"  more\n"}), False, "more",
+    ),
+}  # fmt: skip
+
+
+def test_there_are_twenty_tamperings_and_more():
+    assert len(TAMPERINGS) >= 20
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_a_tampered_bundle_is_refused_with_its_reason(
+    name: str, packed: bool, made: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tamper, hashed_anew, says = TAMPERINGS[name]
+    parts = {p.name: p.read_bytes() for p in made.iterdir()}
+    before = dict(parts)
+    tamper(parts)
+    assert parts != before
+    if hashed_anew:
+        del parts[SUMS]
+        parts[SUMS] = write_sums(parts)
+    place = tmp_path / ("b.zip" if packed else "b")
+    if packed:
+        with zipfile.ZipFile(place, "w") as file:
+            for part, data in parts.items():
+                file.writestr(part, data)
+    else:
+        place.mkdir()
+        for part, data in parts.items():
+            (place / part).write_bytes(data)
+    with pytest.raises(BundleError, match=says):
+        load_bundle(place)
+    assert not (tmp_path / "pickled").exists()
+
+
+def test_what_is_no_bundle_at_all_is_refused(made: Path, tmp_path: Path):
+    with pytest.raises(BundleError, match="no bundle at"):
+        load_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="missing"):
+        load_bundle(tmp_path)
+    (tmp_path / "text.zip").write_text("hello")
+    with pytest.raises(BundleError, match="zip"):
+        load_bundle(tmp_path / "text.zip")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "model.pt")
+    with pytest.raises(BundleError, match="pickle"):
+        load_bundle(tmp_path / "model.pt")
+    linked = tmp_path / "linked"
+    shutil.copytree(made, linked)
+    (linked / CARD).unlink()
+    (linked / CARD).symlink_to(made / CARD)
+    with pytest.raises(BundleError, match="no ordinary file"):
+        load_bundle(linked)
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as file:
+        file.writestr(CARD, b"a")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr(CARD, b"b")
+    with pytest.raises(BundleError, match="twice"):
+        load_bundle(tmp_path / "twice.zip")
+
+
+def test_a_note_can_be_read_by_the_onnx_library(made: Path):
+    import onnx
+
+    model = onnx.load_model_from_string(add_note((made / MODEL).read_bytes(), "é" * 200, "x" * 300))
+    notes = {p.key: p.value for p in model.metadata_props}
+    assert notes["é" * 200] == "x" * 300
+    assert json.loads(notes["leuko"])["classes"] == list(CLASSES)
+    onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.0}, {"temperature": float("inf")}, {"minimum": 1.5}, {"coverage": 1.0},
+        {"thresholds": {"EOSINOPHIL": 0.1}}, {"thresholds": None},
+    ],
+)  # fmt: skip
+def test_facts_out_of_range_are_not_written(change: dict[str, Any], tmp_path: Path):
+    facts = make_facts(make_network())
+    wrong = replace(facts, decision=replace(facts.decision, **change))
+    with pytest.raises(BundleError):
+        write_bundle(tmp_path / "b", wrong, weights={}, model=b"", card="")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_note_that_is_there_twice_is_refused(made: Path):
+    data = (made / MODEL).read_bytes()
+    with pytest.raises(BundleError, match="two texts"):
+        read_graph(add_note(data, "leuko", "{}"))

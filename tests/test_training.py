@@ -1,0 +1,148 @@
+"""Training one model for use: from a folder of pictures to a bundle that answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import leuko
+from leuko.cli import main
+from leuko.data.drawing import draw_cell
+from leuko.data.image import encode_png
+from leuko.errors import BundleError, OutputError, ResumeError, SettingsError, ShapeError
+from leuko.judgement.calibration import fit_temperature
+from leuko.learning.bundle import Bundle
+from leuko.progress import resume_command
+from leuko.training import train
+
+QUICK = {"model": "alexnet", "folds": 2, "epochs": 2, "views": 1}
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("set") / "cells"
+    rng = np.random.default_rng(0)
+    for kind, count in {"LYMPHOCYTE": 12, "EOSINOPHIL": 9}.items():
+        (folder / kind).mkdir(parents=True)
+        for i in range(count):
+            (folder / kind / f"{i:02}.png").write_bytes(encode_png(draw_cell(rng, kind, 96)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(cells: Path, tmp_path_factory) -> tuple[Bundle, Path]:
+    place = tmp_path_factory.mktemp("trained")
+    bundle = train(
+        cells, out=place / "mine", run=place / "run", credits="=nobody", coverage=0.8, **QUICK
+    )
+    return bundle, place
+
+
+def test_a_bundle_tells_where_it_comes_from(trained: tuple[Bundle, Path]):
+    bundle, place = trained
+    facts = bundle.facts
+    assert bundle.path == place / "mine"
+    assert facts.architecture == "alexnet"
+    assert facts.classes == ("EOSINOPHIL", "LYMPHOCYTE")
+    assert facts.features == 256
+    assert facts.preprocessing.views == 1
+    told = facts.training
+    assert told["data"]["counts"] == {"EOSINOPHIL": 9, "LYMPHOCYTE": 12}
+    assert told["data"]["credits"] == "=nobody"
+    assert told["data"]["licence"] == "not stated"
+    assert told["protocol"]["folds"] == 2
+    assert told["metrics"]["n"] == 21
+    limits = told["metrics"]["balanced_accuracy"]
+    assert 0 <= limits["low"] <= limits["value"] <= limits["high"] <= 1
+    assert told["parity"]["cells"] == 21
+    assert told["parity"]["largest_difference"] <= 1e-5
+    assert told["parity"]["same_classes"]
+    card = (bundle.path / "card.md").read_text()
+    for text in ("Research use only", "=nobody", "EOSINOPHIL 9, LYMPHOCYTE 12", "alexnet"):
+        assert text in card
+
+
+def test_calibration_comes_from_cells_that_the_model_never_saw(trained: tuple[Bundle, Path]):
+    bundle, place = trained
+    table = pl.read_parquet(place / "run" / "predictions.parquet")
+    splits = pl.read_parquet(place / "run" / "splits.parquet").filter(pl.col("part") == "test")
+    assert sorted(table["image"]) == sorted(splits["image"])
+    y = np.array([bundle.facts.classes.index(label) for label in table["label"]])
+    p = table.select([f"p_{c}" for c in bundle.facts.classes]).to_numpy()
+    decision = bundle.facts.decision
+    assert decision.temperature == pytest.approx(fit_temperature(y, p))
+    assert decision.coverage == 0.8
+    assert decision.cells == {"EOSINOPHIL": 9, "LYMPHOCYTE": 12}
+
+
+def test_the_evaluator_and_the_predictor_agree_from_the_files_on(
+    trained: tuple[Bundle, Path], cells: Path
+):
+    """What the final network's own process answered for each picture, in PyTorch."""
+    bundle, place = trained
+    result = json.loads((place / "run" / "final" / "alexnet-r0-f0" / "result.json").read_text())
+    raw = np.array(result["probabilities"])
+    names = sorted(p.relative_to(cells).as_posix() for p in cells.rglob("*.png"))
+    found = leuko.load(bundle.path).predict([cells / name for name in names])
+    assert [a.cell for a in found] == [1] * 21
+    from leuko.judgement.calibration import apply_temperature
+
+    expected = apply_temperature(raw, bundle.facts.decision.temperature)
+    assert np.abs(found.probabilities - expected).max() <= 1e-5
+    assert np.array_equal(found.probabilities.argmax(1), expected.argmax(1))
+
+
+def test_a_finished_run_gives_the_same_bundle_again(trained: tuple[Bundle, Path], tmp_path: Path):
+    bundle, place = trained
+    again = train(resume=place / "run", out=tmp_path / "b.zip", credits="=nobody", coverage=0.8)
+    assert again.facts.training == bundle.facts.training
+    assert again.facts.decision == bundle.facts.decision
+    for kind in (0, 1):
+        assert np.array_equal(again.head[kind], bundle.head[kind])
+
+
+def test_a_difference_between_pytorch_and_onnx_stops_it(
+    trained: tuple[Bundle, Path], tmp_path: Path, monkeypatch
+):
+    _, place = trained
+    monkeypatch.setattr("leuko.training.PARITY", -1.0)
+    with pytest.raises(BundleError, match="answers otherwise than PyTorch"):
+        train(resume=place / "run", out=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_cannot_be_trained_is_refused_before_any_work(
+    trained: tuple[Bundle, Path], cells: Path, tmp_path: Path, capsys
+):
+    bundle, place = trained
+    with pytest.raises(OutputError, match="exists"):
+        train(cells, out=bundle.path, **QUICK)
+    with pytest.raises(ShapeError, match="coverage"):
+        train(cells, coverage=1.0, out=tmp_path / "b", **QUICK)
+    with pytest.raises(ResumeError, match="models was"):
+        train(resume=place / "run", model="resnet18", out=tmp_path / "b")
+    with pytest.raises(SettingsError, match="folds"):
+        train(cells, out=tmp_path / "b", **{**QUICK, "folds": 1})
+    assert main(["train", str(cells), "--run", "a", "--resume", "b"]) == 2
+    assert main(["train", str(cells), "--model", "resnet19"]) == 2
+    assert "Did you mean 'resnet18'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_taken_out_of_a_bundle(trained: tuple[Bundle, Path], tmp_path: Path, capsys):
+    bundle, _ = trained
+    out = tmp_path / "network.onnx"
+    assert main(["export", str(bundle.path), "--out", str(out)]) == 0
+    assert out.read_bytes() == (bundle.path / "model.onnx").read_bytes()
+    assert main(["export", str(bundle.path), "--out", str(out)]) == 2
+    assert main(["export", str(bundle.path), "--to", "tensorrt"]) == 2
+    assert "There is no format 'tensorrt'" in capsys.readouterr().err
+
+
+def test_the_advice_after_ctrl_c_keeps_the_bundle():
+    words = ["train", "set", "--out", "mine", "--run", "r"]
+    assert resume_command(words, Path("r")) == "leuko train set --out mine --resume r"
