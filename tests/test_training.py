@@ -42,6 +42,18 @@ def trained(cells: Path, tmp_path_factory) -> tuple[Bundle, Path]:
     return bundle, place
 
 
+def test_the_model_that_was_judged_can_be_kept_as_it_is(cells: Path, tmp_path: Path):
+    with pytest.raises(SettingsError, match="--split tenth"):
+        train(cells, run=tmp_path / "no", refit=False, **QUICK)
+    quick = {**QUICK, "folds": 5}
+    bundle = train(cells, run=tmp_path / "run", refit=False, split="tenth", **quick)
+    told = bundle.facts.training
+    tested = pl.read_parquet(tmp_path / "run" / "splits.parquet").filter(pl.col("part") == "test")
+    assert told["metrics"]["n"] == told["parity"]["cells"] == len(tested) < 21
+    assert "not trained again" in told["protocol"]["judged"]
+    assert not (tmp_path / "run" / "final").exists()
+
+
 def test_a_bundle_tells_where_it_comes_from(trained: tuple[Bundle, Path]):
     bundle, place = trained
     facts = bundle.facts

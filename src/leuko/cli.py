@@ -298,6 +298,11 @@ def train(
     seed: Annotated[int | None, Parameter(group=_study)] = None,
     decisions: Annotated[Path | None, Parameter(group=_study)] = None,
     init: Annotated[str | None, Parameter(group=_training)] = None,
+    augmentation: Annotated[str | None, Parameter(group=_training)] = None,
+    small: Annotated[float | None, Parameter(group=_training)] = None,
+    depth_decay: Annotated[float | None, Parameter(group=_training)] = None,
+    frozen: Annotated[bool | None, Parameter(group=_training)] = None,
+    refit: Annotated[bool, Parameter(group=_training)] = True,
     epochs: Annotated[int | None, Parameter(group=_training)] = None,
     batch: Annotated[int | None, Parameter(group=_training)] = None,
     learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
@@ -334,8 +339,8 @@ def train(
         cell: images of the same physical cell stay together; given: only what the set says.
         [default: cell]
     split:
-        folds; given: the set's own TRAIN and TEST; auto: given where there is one.
-        [default: auto]
+        folds; given: the set's own TRAIN and TEST; tenth: one tenth of the groups is tested, once,
+        for large sets; auto: given where there is one. [default: auto]
     view:
         cell: the leukocyte, cut out; field: the whole field. [default: cell]
     size:
@@ -345,7 +350,20 @@ def train(
     decisions:
         A CSV in which a person decided about single images; leuko audit writes one to fill in.
     init:
-        random, imagenet or a safetensors file. [default: random]
+        blood (pretrained on blood cells), random, imagenet or a safetensors file.
+        [default: random]
+    augmentation:
+        narrow: training pictures change as those of one laboratory do; wide: as those of many.
+        [default: narrow]
+    small:
+        Share of the epochs, the first ones, at two thirds of the picture side. [default: 0]
+    depth_decay:
+        Factor of the learning rate from one block of a network to the one before. [default: 1]
+    frozen:
+        Keep the statistics of batch normalisation of the start. [default: no]
+    refit:
+        Train once more on everything after judging; no-refit keeps the model that was judged, and
+        needs a single split.
     epochs:
         Passes through the training part. [default: 22; demo: 8]
     batch:
@@ -380,7 +398,9 @@ def train(
         "folds": folds, "recipe": recipe, "groups": groups, "split": split, "view": view,
         "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
         "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
-        "precision": precision, "decisions": None if decisions is None else str(decisions),
+        "precision": precision, "augmentation": augmentation, "small": small,
+        "depth_decay": depth_decay, "frozen": frozen,
+        "decisions": None if decisions is None else str(decisions),
     }  # fmt: skip
     asked = {name: value for name, value in given.items() if value is not None}
     if run is not None and resume is not None:
@@ -393,7 +413,7 @@ def train(
     try:
         bundle = training.train(
             data, model=model, out=out, run=run, resume=resume, coverage=coverage,
-            licence=licence, credits=credits, workers=workers, watcher=console,
+            refit=refit, licence=licence, credits=credits, workers=workers, watcher=console,
             command=["leuko", *sys.argv[1:]], **asked,
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import leuko
 from leuko.data.leukocytes import WINDOW
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
-from leuko.errors import BundleError, ResumeError, ShapeError
+from leuko.errors import BundleError, ResumeError, SettingsError, ShapeError
 from leuko.judgement.calibration import (
     COVERAGE,
     apply_temperature,
@@ -70,6 +70,7 @@ def train(
     run: str | Path | None = None,
     resume: str | Path | None = None,
     coverage: float = COVERAGE,
+    refit: bool = True,
     licence: str | None = None,
     credits: str | None = None,
     workers: int | None = None,
@@ -87,6 +88,8 @@ def train(
         run: The run folder; None takes the next free one under ``runs/``.
         resume: The folder of an interrupted run, which is continued.
         coverage: That sets of classes are to have, in (0, 1).
+        refit: Whether the model is trained once more on everything after it was judged. False
+            keeps the very model that was judged; it needs a single split, and suits large sets.
         licence: Of the data; None for what is known of the set.
         credits: Whom to name for the data; None for what is known of the set.
         workers: Processes at a time, each with one thread; None takes one per core.
@@ -125,8 +128,18 @@ def train(
         place = folder / "bundle" if out is None else Path(out)
         check_place(place)
         jobs = make_jobs(folder, plan)
-        final = _make_final(jobs[0])
-        done = _fit(folder, [*jobs, final], workers, watcher)
+        if not refit and len(jobs) > 1:
+            raise SettingsError(
+                f"There are {len(jobs)} folds, so no single model was judged that could be kept. "
+                "Use --split tenth or --split given with --no-refit."
+            )
+        if refit:
+            final = _make_final(jobs[0])
+            every = [*jobs, final]
+        else:
+            final = replace(jobs[0], keep_weights=True)
+            jobs = every = [final]
+        done = _fit(folder, every, workers, watcher)
         answers, parts = _collect(plan, jobs, done)
         watcher.say("calibrating and judging")
         decision = _decide(plan, answers, coverage)
@@ -250,11 +263,12 @@ def _describe(
     settings, found, kept = plan.settings, plan.found, plan.cleaned.manifest
     known = next((v for k, v in _KNOWN.items() if found.layout.startswith(k)), None)
     environment = read_environment(folder)
-    judged = (
-        "tested on the set's own TEST part"
-        if settings.split == "given"
-        else f"{settings.folds} folds, split by groups"
-    )
+    judged = {
+        "given": "tested on the set's own TEST part",
+        "tenth": "tested on a tenth of the groups",
+    }.get(settings.split, f"{settings.folds} folds, split by groups")
+    if final.part == "fits":
+        judged += "; this very model was tested, and not trained again on the test part"
     return Facts(
         architecture=final.model,
         head=head.name,
@@ -303,7 +317,7 @@ def _export(
     (_, head), *_ = map_jobs(export_job, [job], workers=1, on_message=lambda _: None)
     model = job.out.read_bytes()
     with np.load(folder / "cells.npz", allow_pickle=False) as file:
-        cells = file["cells"][final.rows]
+        cells = file["cells"][final.rows[final.test]]
     given, _ = ExportedNetwork(model, size=size, classes=final.classes).answer(cells, views=views)
     off = float(np.abs(given - result.probabilities).max())
     if not off <= PARITY:
