@@ -35,7 +35,7 @@ MOST_CHARACTERS = 4_800_000  # of all pictures; with the words the page stays be
 MOST_WORDS = 300  # characters of a label or a sentence that comes from data
 OVERLAP = 0.5  # intersection over union from which two boxes mean one cell
 # Focus and class can't be judged on a cell that is 50 px wide on a thumbnail of a whole field.
-CLOSE_UPS = {"blurred", "likely_wrong_label", "label_conflict"}
+CLOSE_UPS = {"blurred", "likely_wrong_label", "disputed_label", "label_conflict"}
 SIZES = (2, 3, 4, 5, 10, 20, 50, 100)  # lower ends of the bins of group sizes
 
 
