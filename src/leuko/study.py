@@ -20,15 +20,18 @@ import numpy as np
 import polars as pl
 
 from leuko.data.cleaning import Cleaned
+from leuko.data.decisions import write_decisions
 from leuko.data.manifest import Manifest, read_manifest, write_manifest
 from leuko.data.pictures import cut_pictures
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.errors import ResumeError
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
+from leuko.judgement.second_opinion import describe_disputes, hear_opinions
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision, describe_changes
+from leuko.learning.opinions import Opinion
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import Plan, find_name, find_root, make_plan
@@ -243,6 +246,8 @@ def _work(
     predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
     results = _summarise(plan, predictions, done)
+    if labels := _hear_opinions(run, plan, predictions, results["data"]["decisions"]):
+        results["labels"] = labels
     if meter is not None:
         with np.load(run / "cells.npz", allow_pickle=False) as file:
             pictures = file["cells"][metering[0].rows]
@@ -339,6 +344,24 @@ def _collect(
             )
     first = ["model", "repeat", "fold", "image", "group", "label"]
     return pl.concat(parts).select(*first, pl.selectors.starts_with("p_"))
+
+
+def _hear_opinions(
+    run: Path,
+    plan: Plan,
+    predictions: pl.DataFrame,
+    decisions: Mapping[str, Any] | None,
+    foreign: Sequence[Opinion] = (),
+) -> dict[str, Any] | None:
+    """Who disputes which label; the cases go into a table in which a person can decide."""
+    told = hear_opinions(
+        predictions, plan.classes, plan.settings.models, foreign,
+        seed=plan.settings.seed, decisions=decisions,
+    )  # fmt: skip
+    table = run / "disputed.csv"
+    if told is not None and not table.exists():  # after a resumption it may hold decisions
+        write_decisions(describe_disputes(told), plan.found, table)
+    return told
 
 
 def _write_history(run: Path, done: Mapping[tuple[str, int, int], FoldResult]) -> None:

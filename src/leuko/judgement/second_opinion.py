@@ -139,9 +139,9 @@ def describe_disputes(told: Mapping[str, Any]) -> list[Issue]:
                   for kind in ("own", "foreign")}  # fmt: skip
         said = []
         if voices["own"]:
-            said.append(f"{listing(voices['own'])} of the study, out of fold")
+            said.append(f"{listing(voices['own'])} (of the study, out of fold)")
         if voices["foreign"]:
-            said.append(f"{listing(voices['foreign'])}, which never saw this laboratory")
+            said.append(f"{listing(voices['foreign'])} (never saw this laboratory)")
         detail = (
             f"labelled {case['label']}; rather {case['suggested']} according to "
             f"{'; and '.join(said)}"

@@ -33,7 +33,7 @@ BoolArray = NDArray[np.bool_]
 DOUBTED = 0.1  # calibrated probability of the label, below which an opinion disputes it
 ELSEWHERE = 0.5  # of the probability on classes without counterpart: "none of these" beyond it
 LEAST_IMAGES = 30  # answered; fewer, and chance can't be told from a pattern
-ALL = "all models"
+ALL = "all models together"
 NONE = "none of these"
 # Logarithms of probabilities are scores of sharpness 1 where models are calibrated. Averages over
 # views and repeats, and smoothed targets, make them too cautious.
