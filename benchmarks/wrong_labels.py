@@ -34,7 +34,8 @@ from leuko.data.pictures import cut_pictures
 from leuko.data.portraits import describe_cell
 from leuko.data.sources import scan
 from leuko.data.synthetic import write_demo_set
-from leuko.learning.doubts import Doubts, Share, find_doubts
+from leuko.learning.doubts import Doubts, find_doubts
+from leuko.learning.noise import Share
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(1000, 1005)  # of the planted errors; those of development were below 1000

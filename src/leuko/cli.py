@@ -508,6 +508,7 @@ def audit(
     *,
     out: Path | None = None,
     split: Annotated[bool, Parameter(negative="")] = False,
+    study: Path | None = None,
     folds: int = 5,
     seed: int = 0,
     workers: int | None = None,
@@ -528,6 +529,9 @@ def audit(
     split:
         Also measure what a random split of this set is worth beside a split by group; trains
         small networks for some minutes.
+    study:
+        A finished run folder of leuko compare on the same set: also list the labels that its
+        models dispute.
     folds:
         That a study would use; classes that are too small for it are named.
     seed:
@@ -542,8 +546,8 @@ def audit(
 
     console = Console(sys.argv[1:])
     found = inspect(
-        data, out=out, write=True, folds=folds, split=split, seed=seed, workers=workers,
-        watcher=console, command=["leuko", *sys.argv[1:]],
+        data, out=out, write=True, folds=folds, split=split, study=study, seed=seed,
+        workers=workers, watcher=console, command=["leuko", *sys.argv[1:]],
     )  # fmt: skip
     console.conclude_audit(found)
     if as_json:

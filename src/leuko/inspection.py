@@ -9,7 +9,7 @@ with groups and codes, the scores, and a table in which a person decides.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 from leuko.data.audit import Audit, add_issues, find_issues
 from leuko.data.decisions import write_decisions
 from leuko.data.issues import KINDS, Issue
-from leuko.data.manifest import Manifest, write_manifest
+from leuko.data.manifest import Manifest, read_manifest, write_manifest
 from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
-from leuko.errors import MissingExtraError, SettingsError
+from leuko.errors import DataError, MissingExtraError, SettingsError
 from leuko.judgement.audit_page import write_audit_page
+from leuko.judgement.report import read_run
+from leuko.judgement.second_opinion import describe_disputes, hear_opinions
 from leuko.learning.doubts import Doubts, find_doubts
 from leuko.learning.fit import FitSettings
 from leuko.learning.folds import FoldResult, fit_fold
+from leuko.learning.opinions import LEAST_IMAGES
 from leuko.meter import EPOCHS, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import find_name
 from leuko.run import check_run_folder, describe_environment, make_run_folder
@@ -47,12 +50,15 @@ class Inspection:
         audit: Issues, groups, and the manifest with both.
         doubts: What out-of-fold models say of the labels; None if it wasn't asked for.
         leak_meter: As in ``results.json`` of a study; None if it wasn't asked for.
+        opinions: ``labels`` in ``results.json`` of a finished study of this set, and its folder's
+            name as ``run``; None if no study was named.
         folder: Where page and tables were written; None if nowhere.
     """
 
     audit: Audit
     doubts: Doubts | None = None
     leak_meter: dict[str, Any] | None = None
+    opinions: dict[str, Any] | None = None
     folder: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -84,6 +90,8 @@ class Inspection:
             }
         if self.leak_meter is not None:
             facts["leak_meter"] = self.leak_meter
+        if self.opinions is not None:
+            facts["labels"] = self.opinions
         facts["notes"] = [*self.manifest.notes, *self.notes]
         return facts
 
@@ -95,6 +103,7 @@ def audit(
     write: bool = False,
     folds: int = 5,
     split: bool = False,
+    study: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
     watcher: Watcher | None = None,
@@ -109,6 +118,8 @@ def audit(
         folds: That a study would use.
         split: Measure what a random split of this set is worth; trains small networks where
             PyTorch is installed.
+        study: The folder of a finished run of `leuko.compare` on this set, whose models dispute
+            labels; see `leuko.learning.opinions`.
         seed: Decides folds and trees.
         workers: Processes at a time; None takes one per core. They don't change the result.
         watcher: Learns of the progress.
@@ -134,12 +145,15 @@ def audit(
         manifest = scan(data)
     for note in manifest.notes:
         watcher.say(note)
+    opinions = None if study is None else read_opinions(Path(study), manifest)
     found = find_issues(manifest, folds=folds, workers=workers, say=watcher.count)
     watcher.say("looking for labels that models don't believe")
     doubts = judge_labels(found, folds=folds, seed=seed)
     found = add_issues(found, describe_doubts(found, doubts))
-    found = replace(found, looked_for=frozenset(KINDS) - _not_looked_for(doubts))
-    inspection = Inspection(found, doubts)
+    if opinions is not None:
+        found = add_issues(found, describe_disputes(opinions))
+    found = replace(found, looked_for=frozenset(KINDS) - _not_looked_for(doubts, opinions))
+    inspection = Inspection(found, doubts, opinions=opinions)
     folder = None
     if write:
         folder = make_run_folder(out, f"audit-{'demo' if data is None else find_name(data)}")
@@ -153,8 +167,10 @@ def audit(
     return inspection
 
 
-def _not_looked_for(doubts: Doubts) -> set[str]:
-    return {"likely_wrong_label"} if doubts.reason else set()
+def _not_looked_for(doubts: Doubts, opinions: Mapping[str, Any] | None) -> set[str]:
+    heard = opinions is not None and not all(o["reason"] for o in opinions["opinions"])
+    silent = {"likely_wrong_label": bool(doubts.reason), "disputed_label": not heard}
+    return {kind for kind, unheard in silent.items() if unheard}
 
 
 # --- likely wrong labels --------------------------------------------------------------------------
@@ -194,6 +210,36 @@ def describe_doubts(audit: Audit, doubts: Doubts) -> list[Issue]:
                       {"suggested": other})
             )  # fmt: skip
     return issues
+
+
+def read_opinions(run: Path, manifest: Manifest) -> dict[str, Any]:
+    """What the models of a finished study say of the labels of this set.
+
+    Raises:
+        DataError: It is no finished run, is one of other images or labels, or is too small.
+    """
+    record = read_run(run)
+    columns = ("image", "sha256", "label_written")
+    before = set(read_manifest(run / "manifest.parquet").table.select(columns).rows())
+    now = set(manifest.table.select(columns).rows())
+    if changed := sorted({str(row[0]) for row in before ^ now}):
+        names = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+        raise DataError(
+            f"{run} is a study of another set than {manifest.name}: images or labels differ in "
+            f"{len(changed)} ids ({names}). Name a run of this set, or study it as it is now with: "
+            "leuko compare DATA."
+        )
+    results, protocol = record.results, record.results["protocol"]
+    told = results.get("labels") or hear_opinions(
+        record.predictions, record.classes, record.models,
+        seed=int(protocol["seed"]), decisions=results["data"].get("decisions"),
+    )  # fmt: skip
+    if told is None:
+        raise DataError(
+            f"{run} judged too few images to say anything about labels; at least {LEAST_IMAGES} "
+            "are needed. Leave out --study."
+        )
+    return {"run": run.resolve().name, **told}
 
 
 # --- the leak meter -------------------------------------------------------------------------------
@@ -289,4 +335,5 @@ def write_inspection(inspection: Inspection, folder: Path, command: Sequence[str
         command=command,
         facts={k: v for k, v in environment.items() if k != "command"},
         looked_for=found.looked_for,
+        opinions=inspection.opinions,
     )

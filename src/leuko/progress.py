@@ -121,6 +121,7 @@ class Console(Watcher):
     def conclude_audit(self, inspection: Inspection) -> None:
         """Prints what was found as a table, then where everything is."""
         from leuko.data.issues import KINDS
+        from leuko.judgement.findings import disputes
 
         found = inspection.audit
         images = found.count_images()
@@ -142,6 +143,8 @@ class Console(Watcher):
                 f"estimated share of wrong labels: {w.value:.1%} (95 % interval {w.low:.1%} to "
                 f"{w.high:.1%})"
             )
+        for sentence in disputes(inspection.opinions) if inspection.opinions else ():
+            self._print(sentence)
         if inspection.leak_meter is not None:
             self._print_meter(inspection.leak_meter)
         for note in inspection.notes:

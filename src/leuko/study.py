@@ -19,14 +19,17 @@ import numpy as np
 import polars as pl
 
 from leuko.data.cleaning import Cleaned
+from leuko.data.decisions import write_decisions
 from leuko.data.manifest import Manifest
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
+from leuko.judgement.second_opinion import describe_disputes, hear_opinions
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.batches import Augmentation
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision, describe_changes
+from leuko.learning.opinions import Opinion
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import Plan
@@ -123,6 +126,8 @@ def _work(
     predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
     results = _summarise(plan, predictions, done)
+    if labels := _hear_opinions(run, plan, predictions, results["data"]["decisions"]):
+        results["labels"] = labels
     if meter is not None:
         with np.load(run / "cells.npz", allow_pickle=False) as file:
             pictures = file["cells"][metering[0].rows]
@@ -202,6 +207,24 @@ def _collect(
             )
     first = ["model", "repeat", "fold", "image", "group", "label"]
     return pl.concat(parts).select(*first, pl.selectors.starts_with("p_"))
+
+
+def _hear_opinions(
+    run: Path,
+    plan: Plan,
+    predictions: pl.DataFrame,
+    decisions: Mapping[str, Any] | None,
+    foreign: Sequence[Opinion] = (),
+) -> dict[str, Any] | None:
+    """Who disputes which label; the cases go into a table in which a person can decide."""
+    told = hear_opinions(
+        predictions, plan.classes, plan.settings.models, foreign,
+        seed=plan.settings.seed, decisions=decisions,
+    )  # fmt: skip
+    table = run / "disputed.csv"
+    if told is not None and not table.exists():  # after a resumption it may hold decisions
+        write_decisions(describe_disputes(told), plan.found, table)
+    return told
 
 
 def _summarise(

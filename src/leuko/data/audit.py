@@ -5,7 +5,7 @@
                annotations ──────┘
 
 One table of issues; each kind is found by one small function, here or in `leuko.data.copies` and
-`leuko.data.quality`. Likely wrong labels need a model and are added by `leuko.inspection`.
+`leuko.data.quality`. Likely wrong and disputed labels need models; `leuko.inspection` adds them.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def find_issues(
     scores = pl.DataFrame({"image": list(measured), **light_scores, **cell_scores})
     audit = Audit(
         manifest, (), list_groups(manifest), tuple(pairs), scores, measured, drawn,
-        frozenset(KINDS) - {"likely_wrong_label"},
+        frozenset(KINDS) - {"likely_wrong_label", "disputed_label"},
     )  # fmt: skip
     return add_issues(replace(audit, manifest=replace(manifest, audited=True)), issues)
 

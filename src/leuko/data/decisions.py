@@ -31,7 +31,8 @@ from leuko.storage import write_atomically
 COLUMNS = ("image", "label", "issues", "detail", "decision", "new_label", "reason")
 WORDS = ("keep", "drop", "relabel")
 #: Codes that speak of the label, and are no longer true once a person has given another.
-_OF_LABEL = {"blank_label", "no_label", "many_labels", "spelling", "likely_wrong_label"}
+_OF_LABEL = {"blank_label", "no_label", "many_labels", "spelling", "likely_wrong_label",
+             "disputed_label"}  # fmt: skip
 
 
 @dataclass(frozen=True)

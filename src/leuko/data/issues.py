@@ -180,6 +180,13 @@ KINDS: dict[str, Kind] = {
         "Let a person look; a flag is a question, not an answer.",
         hard=False,
     ),
+    "disputed_label": Kind(
+        "Disputed label",
+        "The models of a finished study, out of fold, or a foreign one prefer another class and "
+        "give the label less than a tenth.",
+        "Let a person look and write what is decided into decisions.csv.",
+        hard=False,
+    ),
     "imbalance": Kind(
         "Imbalance",
         "The most frequent class has many times the images of the rarest.",

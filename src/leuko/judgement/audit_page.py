@@ -20,7 +20,7 @@ from leuko.data.issues import KINDS, Issue, Kind
 from leuko.data.manifest import Manifest
 from leuko.errors import UnknownNameError, suggest
 from leuko.judgement.album import Album, Box, Shot
-from leuko.judgement.findings import listing, quantity
+from leuko.judgement.findings import disputes, listing, quantity
 from leuko.judgement.report import embed_figure, fill_template, flatten
 from leuko.storage import write_atomically
 
@@ -35,7 +35,7 @@ MOST_CHARACTERS = 4_800_000  # of all pictures; with the words the page stays be
 MOST_WORDS = 300  # characters of a label or a sentence that comes from data
 OVERLAP = 0.5  # intersection over union from which two boxes mean one cell
 # Focus and class can't be judged on a cell that is 50 px wide on a thumbnail of a whole field.
-CLOSE_UPS = {"blurred", "likely_wrong_label", "label_conflict"}
+CLOSE_UPS = {"blurred", "likely_wrong_label", "disputed_label", "label_conflict"}
 SIZES = (2, 3, 4, 5, 10, 20, 50, 100)  # lower ends of the bins of group sizes
 
 
@@ -81,6 +81,7 @@ def write_audit_page(
     command: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
     looked_for: Collection[str] | None = None,
+    opinions: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the page; an older one of that name stays until the new one is whole.
 
@@ -97,6 +98,7 @@ def write_audit_page(
         command: What was typed.
         facts: Versions and settings for the foot; may be nested.
         looked_for: Kinds that were looked for; None: all of `KINDS`.
+        opinions: ``labels`` of a study's ``results.json``, with its folder's name as ``run``.
 
     Returns:
         The path.
@@ -127,6 +129,7 @@ def write_audit_page(
         "sheet": sheet, "boxes": _count_boxes(leukocytes, drawn), "fields": len(leukocytes),
         "pictures": album.pictures(), "meter": meter or {},
         "meter_figure": _draw_meter(meter) if meter else "",
+        "labels": opinions, "disputes": disputes(opinions) if opinions else [],
         "command": shlex.join(map(str, command)), "facts": flatten(facts or {}),
     })  # fmt: skip
     # a file name may hold bytes that are no text: they become "?", and the page is still written

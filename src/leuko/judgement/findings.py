@@ -171,6 +171,57 @@ def _over_colour(results: Mapping[str, Any]) -> str:
     }[pair["verdict"]]
 
 
+def disputes(labels: Mapping[str, Any]) -> list[str]:
+    """How many labels are disputed and by whom, and whether a person's decisions were applied."""
+    cases, n = labels["disputed"], labels["n"]
+    kinds = {o["kind"] for o in labels["opinions"] if not o["reason"]}
+    rule = (
+        f"it prefers another class, and gives the label less than {percent(labels['threshold'], 0)}"
+        " % once its probabilities are calibrated"
+    )
+    if not kinds:
+        said = ["No opinion is good enough to dispute a label; the table says why."]
+    elif not cases:
+        said = [
+            f"None of {quantity(n, 'label')} is disputed: where an opinion prefers another "
+            f"class, it still gives the label {percent(labels['threshold'], 0)} % or more."
+        ]
+    else:
+        first = "is disputed" if len(cases) == 1 else "are disputed"
+        said = [
+            f"{len(cases):,} of {quantity(n, 'label')} {first} by at least one opinion: {rule}."
+        ]
+    if cases and "foreign" in kinds:
+        counts = [
+            sum(set(c["kinds"]) == wanted for c in cases)
+            for wanted in ({"own", "foreign"}, {"own"}, {"foreign"})
+        ]
+        said.append(
+            f"{counts[0]} of them by models of the study and by a foreign one, {counts[1]} by "
+            f"models of the study alone, {counts[2]} by a foreign one alone."
+        )
+    elif "foreign" not in {o["kind"] for o in labels["opinions"]}:
+        said.append(
+            "No model that never saw this laboratory was asked: errors that are frequent enough to "
+            "be learnt aren't seen."
+        )
+    return [*said, decided(labels["decisions"])]
+
+
+def decided(decisions: Mapping[str, Any]) -> str:
+    """Whether a person's decisions were applied."""
+    if not decisions["applied"]:
+        return (
+            "No decisions file was applied: every label is the one that the set has, after the "
+            "steps of cleaning."
+        )
+    counts = listing([f"{decisions.get(w, 0)} {w}" for w in ("relabel", "drop", "keep")])
+    return (
+        f"The decisions in {decisions.get('file') or 'the given table'} were applied ({counts}): "
+        "the labels judged here are those after it."
+    )
+
+
 # --- classes --------------------------------------------------------------------------------------
 
 

@@ -172,6 +172,7 @@ def draw_mistakes(
     predictions: Sequence[str],
     probabilities: Sequence[float],
     images: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> Figure:
     """Wrong answers as pictures, in the order given; under each: truth → answer, probability, id.
 
@@ -181,6 +182,7 @@ def draw_mistakes(
         predictions: What the model said, (n,).
         probabilities: The probability that the model gave its answer, (n,), in [0, 1].
         images: Image ids, (n,).
+        notes: A remark of a few words for each, (n,), or none.
     """
     _check_stack(pictures, "the mistakes")
     width, gap, target = round(WIDTH * DPI), 16, 150
@@ -188,7 +190,7 @@ def draw_mistakes(
     pitch = max(side + gap, 170)
     columns = max(1, min((width + gap) // pitch, max(6, 1)))
     rows = max(1, math.ceil(len(pictures) / columns))
-    step = side + 68
+    step = side + (86 if notes else 68)
     sheet = _Sheet(max(width, pitch), rows * step)
     if not len(pictures):
         sheet.write(0, 10, "No wrong answer.", size=8)
@@ -204,6 +206,8 @@ def draw_mistakes(
         sheet.write(x + 1, y + side + 21, said, size=6.5, weight="bold", color=MODEL_COLOURS[1])
         below = f"{probabilities[number]:.2f} · {plain(images[number], 18)}"
         sheet.write(x + 1, y + side + 38, below, size=5.8, color=QUIET)
+        if notes:
+            sheet.write(x + 1, y + side + 54, plain(notes[number], 24), size=5.8, color=QUIET)
     return sheet.figure()
 
 

@@ -43,6 +43,7 @@ COLUMNS = {
 HASHED = ("config.toml", "manifest.parquet", "ledger.json", "splits.parquet", "cells.npz",
           "history.parquet", "predictions.parquet", "results.json")  # fmt: skip
 MOST_MISTAKES = 15
+MOST_DISPUTED = 30
 LARGEST_SVG = 400_000  # bytes; above, the PNG goes into the page
 
 
@@ -188,6 +189,8 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     }  # fmt: skip
     if len(run.models) < 2:
         del figures["cost"]
+    if (results.get("labels") or {}).get("disputed"):
+        figures["disputed"] = _draw_disputed(run)
     if results.get("leak_meter"):
         figures["leak_meter"] = plots.draw_leak_meter(results["leak_meter"])
     return figures
@@ -222,6 +225,20 @@ def _draw_mistakes(run: Run) -> Figure:
         [run.classes[int(p[r].argmax())] for r in rows],
         [float(p[r].max()) for r in rows], [images[r] for r in rows],
     )  # fmt: skip
+
+
+def _draw_disputed(run: Run) -> Figure:
+    """The labels that opinions dispute, the most certain first, as pictures."""
+    from leuko.judgement import plots
+
+    place = {image: i for i, image in enumerate(run.images)}
+    cases = [c for c in run.results["labels"]["disputed"] if c["image"] in place][:MOST_DISPUTED]
+    labels, suggested, scores, images = (
+        [c[key] for c in cases] for key in ("label", "suggested", "score", "image")
+    )
+    by = [", ".join(c["by"]) for c in cases]
+    pictures = run.cells[[place[image] for image in images]]
+    return plots.draw_mistakes(pictures, labels, suggested, scores, images, by)
 
 
 def _draw_classes(run: Run) -> dict[str, Figure]:
@@ -348,6 +365,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "warnings": findings.small_classes(findings.tested(results)), "few": findings.FEW,
         "bins": BINS,
         "judged": findings.judged(results),
+        "labels": results.get("labels"), "shown_disputes": MOST_DISPUTED,
+        "disputes": findings.disputes(results["labels"]) if results.get("labels") else [],
         "limits": findings.limits(results, lost), "issues": _count_issues(run.manifest),
         "steps": run.steps, "stages": _stages(run), "found": run.found,
         "folds": _fold_sizes(run), "protocol_rows": _protocol_rows(protocol, results),

@@ -41,7 +41,7 @@ def judge_study(
         ``baselines``, ``models``, ``pairs`` (trained models against each other), ``over_colour``
         (each against the colour baseline), ``best`` and ``best_rule``.
     """
-    answers = {name: _arrange(predictions, name, classes) for name in (*models, *baselines)}
+    answers = {name: arrange(predictions, name, classes) for name in (*models, *baselines)}
     judged = {name: judge_model(a, classes, seed=seed) for name, a in answers.items()}
     pairs = compare_models([answers[m] for m in models], seed=seed)
     against = [compare_models([answers[m], answers["colour"]], seed=seed)[0] for m in models]
@@ -103,7 +103,8 @@ def _judge_groups(answers: Predictions, seed: int) -> dict[str, Any]:
     return {"by_group": {**limits, "n": len(groups.images)}}
 
 
-def _arrange(predictions: pl.DataFrame, name: str, classes: Sequence[str]) -> Predictions:
+def arrange(predictions: pl.DataFrame, name: str, classes: Sequence[str]) -> Predictions:
+    """One model's rows of ``predictions.parquet``, by image and repeat."""
     rows = predictions.filter(pl.col("model") == name)
     number = {c: k for k, c in enumerate(classes)}
     return Predictions.from_rows(

@@ -1,6 +1,6 @@
 """Which labels of a set are probably wrong: models that never saw a cell disagree with its label.
 
-    portraits → kernel ridge regression, out of fold, several times over → calibration
+    portraits → kernel ridge regression, out of fold, several times over
               → noise model: how many labels are wrong at all → for each label, how surely
 
 What this module refuses to know: images, files, what an audit does with its answer. It needs no
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from leuko.data.splits import Split, make_splits
 from leuko.errors import SettingsError, ShapeError, TooFewGroupsError
+from leuko.learning.noise import Share, bound_share, distrust, explain, fit_noise, sharpen
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,23 +32,10 @@ REPEATS = 3
 LANDMARKS = 1500
 WIDTH = 0.5  # of the kernel, in 1 / (mean squared distance of two portraits)
 PENALTY = 0.03
-SHARPNESS, LEEWAY = 9.0, 0.2  # models are seldom sharper than this; deviation of its logarithm
-LEAST_RIGHT = 0.8  # share of the sound labels that models have to get right before they may accuse
+SHARPNESS = 9.0  # of these models; they are seldom sharper than this
 SURE = 0.5  # score from which a label is flagged
 
 BLOCK = 4096  # rows at a time, so that memory doesn't grow with the set
-RESAMPLES = 200
-SHARES = np.concatenate([[0.0], np.geomspace(1e-4, 0.5, 214)])  # 4 % from one to the next
-SHARPNESSES = np.geomspace(2, 40, 41)
-
-
-@dataclass(frozen=True)
-class Share:
-    """An estimated share in [0, 1] with its 95 % interval, low ≤ value ≤ high."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -93,10 +81,8 @@ def find_doubts(
 ) -> Doubts:
     """Finds labels that models which never saw the cell, nor a copy of it, don't believe.
 
-    The noise model: a label is right, or with one small probability it was swapped for any of the
-    other classes. That probability and the sharpness of the models are fitted together to the
-    out-of-fold answers. A set in which each surprise can be explained by models that aren't sure
-    therefore has no wrong labels, and no flags.
+    The share of wrong labels is that of `leuko.learning.noise`: a set in which each surprise can
+    be explained by models that aren't sure has no wrong labels, and no flags.
 
     Args:
         features: (N, D) finite portraits, from `leuko.data.portraits.describe_cell`.
@@ -112,8 +98,7 @@ def find_doubts(
         ShapeError: Lengths differ, or a feature isn't finite.
         SettingsError: folds or seed out of range.
 
-    Sources: kernel ridge regression on landmarks, Williams & Seeger 2001 (NIPS 13); wrong labels
-        as a noise of the observed label, Lawrence & Schölkopf 2001 (ICML 18).
+    Source: kernel ridge regression on landmarks, Williams & Seeger 2001 (NIPS 13).
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -134,11 +119,11 @@ def find_doubts(
     with threadpool_limits(limits=1):  # sums that threads share are rounded in another order
         scores = _answer(features[rows], truth, len(kept), splits, seed)  # (R, n, k)
         mean = scores.mean(axis=0)
-        sharpness, share = _fit_noise(mean, truth)
-        if reason := _distrust(mean, truth, share):
+        noise = fit_noise(mean, truth, SHARPNESS)
+        if reason := distrust(mean, truth, noise):
             return _have_no_opinion(names, given, reason, left_out)
-        wrong = Share(share, *_bound_share(mean, truth, groups_kept, share, seed))
-    return _judge(names, kept, given, judged, scores, sharpness, wrong, left_out)
+        wrong = bound_share(mean, truth, groups_kept, noise, seed)
+    return _judge(names, kept, given, judged, scores, noise.sharpness, wrong, left_out)
 
 
 # --- what can be judged -------------------------------------------------------------------
@@ -186,23 +171,6 @@ def _find_too_little(names: Sequence[str], kept: Sequence[int], images: int) -> 
         return f"{images} images can be judged; at least {LEAST_IMAGES} are needed."
     if len(kept) < 2:
         return f"Only {names[kept[0]]} has enough images; it takes two classes to doubt a label."
-    return ""
-
-
-def _distrust(scores: FloatArray, truth: IntArray, share: float) -> str:
-    """Why models with these answers (n, k) may not accuse a label; empty if they may."""
-    agreed = float((scores.argmax(axis=1) == truth).mean())
-    commonest = float(np.bincount(truth).max()) / len(truth)
-    if agreed <= commonest:
-        return (
-            f"The models agree with {agreed:.0%} of the labels, no more than always answering the "
-            f"commonest class would ({commonest:.0%})."
-        )
-    if agreed < LEAST_RIGHT * (1 - share):
-        return (
-            f"The models are right on {agreed / (1 - share):.0%} of the cells; at least "
-            f"{LEAST_RIGHT:.0%} are needed before their doubts mean anything."
-        )
     return ""
 
 
@@ -293,86 +261,6 @@ def _compare(a: NDArray[np.float32], b: NDArray[np.float32], width: float) -> Fl
 # --- what follows from it -----------------------------------------------------------------
 
 
-def _turn_to_probabilities(scores: FloatArray, sharpness: float) -> FloatArray:
-    powers = np.exp(sharpness * (scores - scores.max(axis=1, keepdims=True)))
-    probabilities: FloatArray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
-def _explain(own: FloatArray, share: NDArray[np.floating] | float, classes: int) -> FloatArray:
-    """Likelihood of the given labels, of which `share` were swapped for any other class.
-
-    Args:
-        own: Probability that a cell is of the class on its label.
-        share: Of wrong labels; broadcast against `own`.
-        classes: K.
-    """
-    return np.asarray((1 - share) * own + share * (1 - own) / (classes - 1))
-
-
-def _fit_noise(scores: FloatArray, truth: IntArray) -> tuple[float, float]:
-    """Sharpness of the models and share of wrong labels, together: the most probable pair.
-
-    Few images can't tell models that are never wrong, and some wrong labels, from models that are
-    sometimes wrong. An expectation decides there, and gives way where images are many.
-    """
-    from scipy.optimize import minimize
-
-    rows, (count, classes) = np.arange(len(truth)), scores.shape
-
-    def surprise(at: FloatArray) -> float:
-        own = _turn_to_probabilities(scores, float(np.exp(at[0])))[rows, truth]
-        likelihood = _explain(own, 0.5 / (1 + np.exp(-at[1])), classes)
-        return -float((np.log(likelihood + 1e-12).sum() + _expect(np.exp(at[0]))) / count)
-
-    found = min(
-        (
-            minimize(
-                surprise,
-                (np.log(SHARPNESS), start),
-                method="Nelder-Mead",
-                options={"xatol": 1e-3, "fatol": 1e-7},
-            )
-            for start in (-2.0, -5.0)
-        ),
-        key=lambda result: float(result.fun),
-    )
-    share = float(0.5 / (1 + np.exp(-found.x[1])))
-    return float(np.exp(found.x[0])), share if share * count > 0.01 else 0.0
-
-
-def _expect(sharpness: float) -> float:
-    """Logarithm of how probable a sharpness is before the answers are seen, up to a constant."""
-    excess = max(0.0, float(np.log(sharpness / SHARPNESS)))
-    return -0.5 * (excess / LEEWAY) ** 2
-
-
-def _bound_share(
-    scores: FloatArray, truth: IntArray, groups: Sequence[str], share: float, seed: int
-) -> tuple[float, float]:
-    """95 % interval of the share of wrong labels: `_fit_noise` on resampled groups, on a grid."""
-    index = np.unique(np.asarray(list(groups), dtype=str), return_inverse=True)[1]
-    count = int(index.max()) + 1
-    rng = np.random.default_rng([seed, 95])
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    weights = drawn[:, index].astype(np.float32)  # (B, N)
-    rows, best = np.arange(len(truth)), np.full(RESAMPLES, -np.inf)
-    shares = np.zeros(RESAMPLES)
-    for sharpness in SHARPNESSES:
-        own = _turn_to_probabilities(scores, float(sharpness))[rows, truth]
-        likelihood = np.full((RESAMPLES, len(SHARES)), _expect(float(sharpness)))
-        for start in range(0, len(own), BLOCK):
-            part = slice(start, start + BLOCK)
-            logs = np.log(_explain(own[part, None], SHARES, scores.shape[1]) + 1e-12)
-            likelihood += weights[:, part] @ logs.astype(np.float32)
-        top = likelihood.argmax(axis=1)
-        value = likelihood[np.arange(RESAMPLES), top]
-        shares = np.where(value > best, SHARES[top], shares)
-        best = np.maximum(best, value)
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return min(float(low), share), max(float(high), share)
-
-
 def _judge(
     names: tuple[str, ...],
     kept: Sequence[int],
@@ -386,11 +274,11 @@ def _judge(
     """Puts the answers on the judged images beside all N labels."""
     rows, within = np.flatnonzero(judged), np.arange(int(judged.sum()))
     truth = np.searchsorted(kept, given[rows])
-    probabilities = _turn_to_probabilities(scores.mean(axis=0), sharpness)
+    probabilities = sharpen(scores.mean(axis=0), sharpness)
     own = probabilities[within, truth]
     # Even where no label seems wrong, one might be: so the scores never lose their order.
     share = max(wrong.value, 0.25 / len(rows))
-    likelihood = _explain(own, share, len(kept))
+    likelihood = explain(own, share, len(kept))
     surely = share * (1 - own) / (len(kept) - 1) / np.maximum(likelihood, 1e-300)
     opposed = (scores.argmax(axis=2) != truth).all(axis=0)
 
