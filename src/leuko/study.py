@@ -21,6 +21,7 @@ import polars as pl
 from leuko.data.cleaning import Cleaned
 from leuko.data.decisions import write_decisions
 from leuko.data.manifest import Manifest
+from leuko.data.steps import normalise_spelling
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
@@ -29,7 +30,8 @@ from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.batches import Augmentation
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision, describe_changes
-from leuko.learning.opinions import Opinion
+from leuko.learning.opinions import Opinion, translate_foreign
+from leuko.learning.starts import AnswerJob, answer_job, find_seen, find_start, list_starts
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import Plan
@@ -126,7 +128,7 @@ def _work(
     predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
     results = _summarise(plan, predictions, done)
-    if labels := _hear_opinions(run, plan, predictions, results["data"]["decisions"]):
+    if labels := _hear_opinions(run, plan, predictions, results["data"]["decisions"], workers):
         results["labels"] = labels
     if meter is not None:
         with np.load(run / "cells.npz", allow_pickle=False) as file:
@@ -214,9 +216,10 @@ def _hear_opinions(
     plan: Plan,
     predictions: pl.DataFrame,
     decisions: Mapping[str, Any] | None,
-    foreign: Sequence[Opinion] = (),
+    workers: int,
 ) -> dict[str, Any] | None:
     """Who disputes which label; the cases go into a table in which a person can decide."""
+    foreign = _ask_starts(run, plan, workers)
     told = hear_opinions(
         predictions, plan.classes, plan.settings.models, foreign,
         seed=plan.settings.seed, decisions=decisions,
@@ -225,6 +228,34 @@ def _hear_opinions(
     if told is not None and not table.exists():  # after a resumption it may hold decisions
         write_decisions(describe_disputes(told), plan.found, table)
     return told
+
+
+def _ask_starts(run: Path, plan: Plan, workers: int) -> list[Opinion]:
+    """What the shipped starts say: they have never seen this laboratory, or have no opinion.
+
+    Only of pictures of the size that they were trained on, and of models of this study.
+    """
+    settings, table = plan.settings, plan.cleaned.manifest.table
+    known = {normalise_spelling(name) for name in plan.classes}
+    starts = [
+        start
+        for start in (find_start(m) for m in settings.models if m in list_starts())
+        if start.size == settings.size
+        and settings.view == "cell"
+        and len(known & {normalise_spelling(name) for name in start.classes}) > 1
+        and not find_seen(start.model, table["sha256"].to_list())
+    ]
+    if not starts:
+        return []
+    with np.load(run / "cells.npz", allow_pickle=False) as file:
+        position = {str(image): i for i, image in enumerate(file["image"])}
+    rows = np.array([position[name] for name in plan.names], dtype=np.int64)
+    jobs = [AnswerJob(s.model, run / "cells.npz", rows, settings.views) for s in starts]
+    answers = map_jobs(answer_job, jobs, workers=workers, on_message=lambda _: None)
+    return [
+        translate_foreign(f"{model}, pretrained elsewhere", plan.names, classes, p, plan.classes)
+        for model, (classes, p) in sorted((job.model, found) for job, found in answers)
+    ]
 
 
 def _summarise(

@@ -8,10 +8,11 @@ trained on, so that nobody is tested on what a start has seen; knows nothing of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,6 +131,36 @@ def answer(
     network = build(model, len(start.classes), size=pictures.shape[1], seed=0)
     network.load_state_dict({k: v.float() for k, v in load_file(start.path).items()})
     return start.classes, predict(network, pictures, views=views)
+
+
+@dataclass(frozen=True)
+class AnswerJob:
+    """A shipped start is to classify the pictures of a run, in a worker process.
+
+    Attributes:
+        model: Name of the network.
+        cells: The ``cells.npz`` of a run.
+        rows: (N,) of its rows.
+        views: As for `answer`.
+    """
+
+    model: str
+    cells: Path
+    rows: NDArray[np.int64]
+    views: int
+
+
+def answer_job(
+    job: AnswerJob, send: Callable[[Any], None]
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Does one `AnswerJob`; gives what `answer` gives."""
+    import torch
+
+    torch.set_num_threads(1)
+    send(None)
+    with np.load(job.cells, allow_pickle=False) as file:
+        pictures = file["cells"][job.rows]
+    return answer(job.model, pictures, views=job.views)
 
 
 def _find_folder() -> Path:
