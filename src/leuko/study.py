@@ -14,25 +14,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
 
 from leuko.data.cleaning import Cleaned
-from leuko.data.manifest import Manifest, read_manifest, write_manifest
+from leuko.data.manifest import Manifest, hash_data, write_manifest
 from leuko.data.pictures import cut_pictures
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
-from leuko.errors import ResumeError
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
+from leuko.laboratories import LaboratoryStudy, compare_laboratories, is_laboratory_run
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision, describe_changes
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
-from leuko.plan import Plan, find_name, find_root, make_plan
+from leuko.plan import Plan, check_same_images, find_name, find_root, make_plan
 from leuko.run import (
+    FREE_SPACE,
     PINNED,
     check_run_folder,
     check_same,
@@ -47,9 +48,6 @@ from leuko.run import (
 from leuko.settings import DEMO, StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
 from leuko.watcher import Watcher
-
-# Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
-FREE_SPACE = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,17 @@ class Study:
         return write_atomically(Path(path), written.read_bytes())
 
 
+Source = Manifest | Cleaned | str | Path | None
+
+
+@overload
+def compare(data: list[Any] | tuple[Any, ...], **asked: Any) -> LaboratoryStudy: ...
+@overload
+def compare(data: Source = None, **asked: Any) -> Study: ...
+
+
 def compare(
-    data: Manifest | Cleaned | str | Path | None = None,
+    data: Source | list[Any] | tuple[Any, ...] = None,
     *,
     out: str | Path | None = None,
     resume: str | Path | None = None,
@@ -86,19 +93,21 @@ def compare(
     watcher: Watcher | None = None,
     command: Sequence[str] = (),
     **asked: Any,
-) -> Study:
-    """Compares models on one set: the main job.
+) -> Study | LaboratoryStudy:
+    """Compares models on one set: the main job. Or across several, see `leuko.laboratories`.
 
     Args:
         data: A path as for `leuko.scan`, a manifest, a cleaned manifest, or None for the
-            synthetic demo set.
+            synthetic demo set. A list of two or more of them: train on one laboratory's images,
+            test on the others'.
         out: The run folder; None takes the next free one under ``runs/``.
         resume: The folder of an interrupted run, which is continued.
         workers: Processes at a time, each with one thread; None takes one per core. It changes
             the time, never the result.
         watcher: Learns of the progress.
         command: As the user typed it, for the record.
-        **asked: Fields of `StudySettings`.
+        **asked: Fields of `StudySettings`; for several sets those of `LaboratorySettings`, whose
+            `map` may also be a mapping of set → class → common name.
 
     Returns:
         The study; its folder holds results, figures and report.
@@ -108,6 +117,13 @@ def compare(
     """
     refuse_in_worker("leuko.compare")
     watcher = watcher or Watcher()
+    if isinstance(data, list | tuple) and len(data) == 1:
+        data = data[0]
+    if isinstance(data, list | tuple) or (resume is not None and is_laboratory_run(Path(resume))):
+        return compare_laboratories(
+            data, out=out, resume=resume, workers=workers, watcher=watcher, command=command,
+            asked=asked,
+        )  # fmt: skip
     began = perf_counter()
     if resume is not None:
         run = Path(resume)
@@ -191,35 +207,13 @@ def _check_unchanged(run: Path, plan: Plan) -> None:
     Raises:
         ResumeError: Says what differs.
     """
-    before, now = (_rows(m) for m in (read_manifest(run / "manifest.parquet"), plan.found))
-    changed = sorted({str(row[0]) for row in before ^ now})
-    if changed:
-        names = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
-        raise ResumeError(
-            f"This run can't be continued, because its images differ: {quantity(changed)} "
-            f"changed since it began ({names}). Restore them, or start a new run."
-        )
+    check_same_images(run / "manifest.parquet", plan.found)
     recorded = {
         "ledger": hashlib.sha256((run / "ledger.json").read_bytes()).hexdigest()[:12],
         "splits": pl.read_parquet(run / "splits.parquet").equals(plan.splits_table),
     }
     ledger = hashlib.sha256(plan.cleaned.ledger.to_json().encode()).hexdigest()[:12]
     check_same("cleaning and splits", recorded, {"ledger": ledger, "splits": True})
-
-
-def quantity(images: Sequence[str]) -> str:
-    """ "1 image", "12 images"."""
-    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
-
-
-def _rows(manifest: Manifest) -> set[tuple[Any, ...]]:
-    return set(manifest.table.select("image", "sha256", "label_written", "group", "split").rows())
-
-
-def hash_data(manifest: Manifest) -> str:
-    """One SHA-256 for what a set says and holds: ids, bytes, labels, groups, parts."""
-    text = json.dumps(sorted(_rows(manifest), key=repr), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _work(
