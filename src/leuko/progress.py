@@ -128,7 +128,7 @@ class Console(Watcher):
         for a, b in dict.fromkeys((t["train"], t["test"]) for t in study.transfers):
             self._print(f"{a} → {b}")
             for t in (t for t in every if (t["train"], t["test"]) == (a, b)):
-                for way in ("forced", "free"):
+                for way in ("forced", "free") if t["answers"] != t["classes"] else ("forced",):
                     parts = (t[part][way][METRIC] for part in ("home", "away", "drop"))
                     cells = "".join(f"{_limits(part):>21}" for part in parts)
                     self._print(f"  {t['model'] + ', ' + way:32}{cells}")

@@ -23,6 +23,7 @@ from leuko.data.manifest import Manifest
 from leuko.data.splits import make_splits
 from leuko.data.vocabulary import Naming, Vocabulary, match_classes
 from leuko.errors import DataError, SettingsError
+from leuko.judgement.findings import quantity
 from leuko.learning.fit import FitSettings
 from leuko.plan import find_name, find_root, prepare
 from leuko.settings import LaboratorySettings
@@ -277,8 +278,8 @@ def _sets_by_place(images: pl.DataFrame) -> dict[str, set[str]]:
 def _tell_shared(names: Sequence[str], shared: dict[tuple[str, str], int]) -> list[str]:
     """Which sets overlap, in sentences; one if none does."""
     said = [
-        f"{shared[a, b]} images of {b} are also in {a}, or show a cell that is: they are not "
-        f"tested on when {a} is trained on"
+        f"{quantity(shared[a, b], 'image')} of {b} not tested on when {a} is trained on: the file "
+        "is in both, or shows the same cell as one that is"
         for a in names for b in names if a != b and shared[a, b]
     ]  # fmt: skip
     return said or ["no file is in two sets (copies that are not identical were not looked for)"]

@@ -92,7 +92,8 @@ def match_classes(
         for name in names:
             if name not in there:
                 raise UnknownNameError(
-                    f"The map names a class {name!r} that {one} doesn't have. {suggest(name, there)}"
+                    f"The map names a class {name!r} that {one} doesn't have. "
+                    f"{suggest(name, there)}"
                 )
     called = {fold_name(common): common for names in naming.values() for common in names.values()}
     found: dict[str, dict[str, str]] = {}

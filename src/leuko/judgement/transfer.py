@@ -213,7 +213,7 @@ def _resample(metric: str, side: Side, rng: np.random.Generator) -> tuple[Float6
 
 
 def _draw_exact(metric: str, side: Side, rng: np.random.Generator) -> Float64:
-    """(B,) of Beta(G, 1), whose 2.5 % point is 0.025 ** (1 / G); the mean over classes if need be."""
+    """(B,) of Beta(G, 1): its 2.5 % point is 0.025 ** (1 / G). Where need be, the classes' mean."""
     groups, y = np.asarray(side.groups), side.y_true
     sizes = [len(set(groups))]
     if metric != "accuracy":

@@ -45,22 +45,25 @@ def _tell(t: Mapping[str, Any]) -> str:
     home, away = (triple(t[side]["forced"], METRIC)[0] for side in ("home", "away"))
     drop, low, high = triple(t["drop"]["forced"], METRIC)
     if low > 0:
-        what = f"falls from {percent(home)} to {percent(away)} % balanced accuracy, by"
+        what = f"falls from {percent(home)} to {percent(away)} % balanced accuracy, by {{gap}}"
     elif high < 0:
-        what = f"rises from {percent(home)} to {percent(away)} % balanced accuracy, a drop of"
+        what = f"rises from {percent(home)} to {percent(away)} % balanced accuracy, by {{gap}}"
     else:
         what = (
-            f"has {percent(home)} % balanced accuracy at home and {percent(away)} % away; these "
-            "data don't show whether it is lost or gained, a drop of"
+            f"has {percent(home)} % balanced accuracy at home and {percent(away)} % away: a drop "
+            "of {gap} that these data can't tell from none"
         )
     free = triple(t["away"]["free"], METRIC)[0]
     also = ""
     if len(t["answers"]) > len(t["classes"]):
         also = f"; {percent(free)} % away if it may answer any class that it knows"
-    return (
-        f"{t['model']} {what} {points(drop).lstrip('+')} points (95 % interval "
-        f"{points(low).lstrip('+')} to {points(high).lstrip('+')}){also}"
+    if high < 0:
+        drop, low, high = -drop, -high, -low
+    gap = (
+        f"{points(drop).lstrip('+')} points (95 % interval {points(low).lstrip('+')} to "
+        f"{points(high).lstrip('+')})"
     )
+    return f"{t['model']} {what.format(gap=gap)}{also}"
 
 
 def tell_limits(results: Mapping[str, Any]) -> list[str]:

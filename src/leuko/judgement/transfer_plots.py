@@ -87,13 +87,13 @@ def _dumbbell(
     axes: Axes, y: float, t: Mapping[str, Any], metric: str, way: str, colour: str, mark: str
 ) -> None:
     ends = {}
-    for side, face in (("home", "white"), ("away", colour)):
+    for side, face, shift in (("home", "white", -0.16), ("away", colour, 0.16)):
         value, low, high = (100 * v for v in triple(t[side][way], metric))
         ends[side] = value
-        axes.plot([low, high], [y, y], color=colour, lw=3.2, alpha=0.28, solid_capstyle="butt")
+        axes.plot([low, high], [y + shift] * 2, color=colour, lw=1.8, alpha=0.3)
         axes.plot(value, y, mark, ms=4.8, color=colour, mfc=face, zorder=3)
         for seed in t[side][way][metric]["seeds"]:
-            axes.plot(100 * seed, y, "|", ms=4, mew=0.7, color=colour, zorder=2)
+            axes.plot(100 * seed, y + shift, "|", ms=4, mew=0.7, color=colour, zorder=2)
     axes.plot([ends["home"], ends["away"]], [y, y], color=colour, lw=0.9, zorder=1)
 
 
