@@ -30,6 +30,8 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     counts = {"NEUTROPHIL": 6, "EOSINOPHIL": 4, "LYMPHOCYTE": 4, "MONOCYTE": 4, "BASOPHIL": 3}
     write_demo_set(tmp_path / "blood-cells", seed=2, counts=counts, pairs=0)
+    if "second-laboratory/" in page.read_text("utf-8"):
+        write_demo_set(tmp_path / "second-laboratory", seed=5, counts=counts, pairs=0)
     # Only the length of the training differs from what the page shows.
     from leuko import study
 

@@ -18,6 +18,7 @@ import leuko
 from leuko.data.cleaning import clean
 from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
+from leuko.data.manifest import hash_data
 from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
 from leuko.data.splits import check_splits
@@ -31,7 +32,6 @@ from leuko.errors import (
     TooFewGroupsError,
     UnknownNameError,
 )
-from leuko.preparation import hash_data
 from leuko.settings import check_settings, resolve_settings
 from leuko.study import compare
 

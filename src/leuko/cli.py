@@ -38,8 +38,9 @@ app = App(
     "line. Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but some files were set aside.",
 )
 _study = Group("Study", sort_key=1)
-_training = Group("Training", sort_key=2)
-_output = Group("Output", sort_key=3)
+_across = Group("Across laboratories", sort_key=2)
+_training = Group("Training", sort_key=3)
+_output = Group("Output", sort_key=4)
 
 Data = Annotated[Path | None, Parameter(help=DATA_HELP)]
 AsJson = Annotated[
@@ -49,9 +50,7 @@ AsJson = Annotated[
 
 @app.command
 def compare(
-    data: Data = None,
-    /,
-    *,
+    *data: Annotated[Path, Parameter(help=DATA_HELP + " Several: across laboratories.")],
     models: Annotated[str | None, Parameter(group=_study)] = None,
     folds: Annotated[int | None, Parameter(group=_study)] = None,
     repeats: Annotated[int | None, Parameter(group=_study)] = None,
@@ -61,6 +60,8 @@ def compare(
     view: Annotated[str | None, Parameter(group=_study)] = None,
     size: Annotated[int | None, Parameter(group=_study)] = None,
     seed: Annotated[int | None, Parameter(group=_study)] = None,
+    seeds: Annotated[int | None, Parameter(group=_across)] = None,
+    map_: Annotated[Path | None, Parameter(name="--map", group=_across)] = None,
     init: Annotated[str | None, Parameter(group=_training)] = None,
     augmentation: Annotated[str | None, Parameter(group=_training)] = None,
     small: Annotated[float | None, Parameter(group=_training)] = None,
@@ -84,6 +85,9 @@ def compare(
 
     Cleans the data by a recipe, splits them so that no cell is on both sides, trains every model
     on every fold under one protocol, and says which is better or whether the data can't tell.
+
+    With two or more sets: trains on one and tests on the others, each way, and with three or more
+    on all but one and tests on that one; says what is lost on the way.
 
     Parameters
     ----------
@@ -110,6 +114,11 @@ def compare(
         Side of the square picture in pixels, the same for all models. [default: 64]
     seed:
         Decides everything that is drawn. [default: 0]
+    seeds:
+        Networks trained per model and set. [default: 3]
+    map_:
+        What each set's classes are called in common: a TOML file with a table per set, or a CSV
+        with the columns set,class,common. [default: matched by their names]
     init:
         blood (pretrained on blood cells), random, imagenet or a safetensors file.
         [default: random]
@@ -158,6 +167,7 @@ def compare(
         "depth_decay": depth_decay, "frozen": frozen,
         "keep_weights": keep_weights, "leak_meter": leak_meter,
         "decisions": None if decisions is None else str(decisions),
+        "seeds": seeds, "map": None if map_ is None else str(map_),
     }  # fmt: skip
     asked = {name: value for name, value in given.items() if value is not None}
     if out is not None and resume is not None:
@@ -168,8 +178,8 @@ def compare(
 
     console = Console(sys.argv[1:])
     try:
-        result = study.compare(
-            data,
+        result: Any = study.compare(
+            list(data) or None,
             out=out,
             resume=resume,
             workers=workers,
@@ -180,7 +190,10 @@ def compare(
     except KeyboardInterrupt:
         console.advise()
         raise
-    console.conclude(result)
+    if "laboratories" in result.results:
+        console.conclude_laboratories(result)
+    else:
+        console.conclude(result)
     if as_json:
         sys.stdout.write(json.dumps(result.results, indent=1) + "\n")
     return 3 if result.results["data"]["set_aside"] else 0
@@ -664,9 +677,9 @@ def report(run: Path, /) -> int:
     run:
         A run folder of leuko compare.
     """
-    from leuko.judgement.report import write_report
+    from leuko.judgement.transfer_page import write_any_report
 
-    sys.stdout.write(f"{write_report(run)}\n")
+    sys.stdout.write(f"{write_any_report(run)}\n")
     return 0
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from leuko.data.audit import find_issues
 from leuko.data.cleaning import Cleaned, clean
 from leuko.data.leukocytes import WINDOW
-from leuko.data.manifest import Manifest
+from leuko.data.manifest import Manifest, list_facts, read_manifest
 from leuko.data.pictures import SURROUNDINGS
 from leuko.data.recipe import load_recipe
 from leuko.data.sources import scan
 from leuko.data.splits import Split, check_splits, make_splits
-from leuko.errors import DataError, RecipeError, SettingsError
+from leuko.errors import DataError, RecipeError, ResumeError, SettingsError
 from leuko.learning.batches import WIDE, Augmentation
 from leuko.learning.fit import FitSettings
 from leuko.settings import StudySettings
@@ -126,10 +126,7 @@ def make_plan(data: Source, settings: StudySettings, watcher: Watcher, *, worker
         DataError: The data can't be used.
         SplitError: They can't be split as asked.
     """
-    cleaned = _clean(data, settings, watcher, workers)
-    for note in cleaned.found.notes:
-        watcher.say(note)
-    _check_usable(cleaned)
+    cleaned = prepare(data, settings, watcher, workers=workers)
     parts = set(cleaned.manifest.table["split"].drop_nulls())
     if settings.split == "given" or (settings.split == "auto" and {"TRAIN", "TEST"} <= parts):
         cleaned, splits = _take_given_split(cleaned, settings, watcher)
@@ -141,6 +138,25 @@ def make_plan(data: Source, settings: StudySettings, watcher: Watcher, *, worker
         splits = _make_folds(cleaned, settings)
         settings = replace(settings, split="folds")
     return Plan(settings, cleaned, splits, cleaned.manifest.table["image"].to_list())
+
+
+def prepare(data: Source, settings: StudySettings, watcher: Watcher, *, workers: int) -> Cleaned:
+    """Reads, audits and cleans one set; all that can be done before it is split.
+
+    Args:
+        data: As for `leuko.compare`.
+        settings: Checked.
+        watcher: Learns of the progress.
+        workers: Processes for the audit; they change the time, never the result.
+
+    Raises:
+        DataError: The data can't be used.
+    """
+    cleaned = _clean(data, settings, watcher, workers)
+    for note in cleaned.found.notes:
+        watcher.say(note)
+    _check_usable(cleaned)
+    return cleaned
 
 
 def _clean(data: Source, settings: StudySettings, watcher: Watcher, workers: int) -> Cleaned:
@@ -210,6 +226,28 @@ def _check_usable(cleaned: Cleaned) -> None:
         raise DataError(
             f"After cleaning there is {what}; expected at least two classes to tell apart. "
             "Look at what each step dropped with: leuko clean DATA --recipe RECIPE."
+        )
+
+
+def check_same_images(recorded: Path, found: Manifest) -> None:
+    """Refuses to continue with other images, labels, groups or parts.
+
+    Args:
+        recorded: The manifest that the run wrote when it began.
+        found: The images as they are now.
+
+    Raises:
+        ResumeError: Names some that differ.
+    """
+    changed = sorted(
+        {str(row[0]) for row in list_facts(read_manifest(recorded)) ^ list_facts(found)}
+    )
+    if changed:
+        names = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
+        number = f"{len(changed)} image{'' if len(changed) == 1 else 's'}"
+        raise ResumeError(
+            f"This run can't be continued, because its images differ: {number} "
+            f"changed since it began ({names}). Restore them, or start a new run."
         )
 
 

@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 
 from leuko.data.cleaning import Cleaned
 from leuko.data.leukocytes import WINDOW
-from leuko.data.manifest import Manifest, read_manifest, write_manifest
+from leuko.data.manifest import Manifest, write_manifest
 from leuko.data.pictures import SURROUNDINGS, cut_pictures
-from leuko.errors import ResumeError, SeenImagesError
+from leuko.errors import SeenImagesError
 from leuko.learning.folds import FoldJob, FoldResult
 from leuko.learning.models import choose_precision
 from leuko.learning.starts import find_seen
-from leuko.plan import Plan, Source, find_name, find_root, make_plan
+from leuko.plan import Plan, Source, check_same_images, find_name, find_root, make_plan
 from leuko.run import (
+    FREE_SPACE,
     PINNED,
     check_run_folder,
     check_same,
@@ -45,9 +46,6 @@ from leuko.run import (
 from leuko.settings import StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
 from leuko.watcher import Watcher
-
-# Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
-FREE_SPACE = 500_000_000
 
 
 @contextmanager
@@ -183,35 +181,13 @@ def _check_unchanged(run: Path, plan: Plan) -> None:
     Raises:
         ResumeError: Says what differs.
     """
-    before, now = (_rows(m) for m in (read_manifest(run / "manifest.parquet"), plan.found))
-    changed = sorted({str(row[0]) for row in before ^ now})
-    if changed:
-        names = ", ".join(changed[:3]) + (" …" if len(changed) > 3 else "")
-        raise ResumeError(
-            f"This run can't be continued, because its images differ: {quantity(changed)} "
-            f"changed since it began ({names}). Restore them, or start a new run."
-        )
+    check_same_images(run / "manifest.parquet", plan.found)
     recorded = {
         "ledger": hashlib.sha256((run / "ledger.json").read_bytes()).hexdigest()[:12],
         "splits": pl.read_parquet(run / "splits.parquet").equals(plan.splits_table),
     }
     ledger = hashlib.sha256(plan.cleaned.ledger.to_json().encode()).hexdigest()[:12]
     check_same("cleaning and splits", recorded, {"ledger": ledger, "splits": True})
-
-
-def quantity(images: Sequence[str]) -> str:
-    """ "1 image", "12 images"."""
-    return f"{len(images)} image{'' if len(images) == 1 else 's'}"
-
-
-def _rows(manifest: Manifest) -> set[tuple[Any, ...]]:
-    return set(manifest.table.select("image", "sha256", "label_written", "group", "split").rows())
-
-
-def hash_data(manifest: Manifest) -> str:
-    """One SHA-256 for what a set says and holds: ids, bytes, labels, groups, parts."""
-    text = json.dumps(sorted(_rows(manifest), key=repr), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_jobs(run: Path, plan: Plan) -> list[FoldJob]:

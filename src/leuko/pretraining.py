@@ -17,10 +17,9 @@ from typing import Any
 
 import polars as pl
 
-from leuko.data.manifest import Manifest, read_manifest
+from leuko.data.manifest import Manifest, hash_data, read_manifest
 from leuko.errors import DataError
 from leuko.learning.starts import pack_hashes, write_half
-from leuko.preparation import hash_data
 from leuko.run import read_environment
 from leuko.storage import write_atomically
 from leuko.study import Study, compare

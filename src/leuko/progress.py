@@ -14,6 +14,7 @@ from leuko.watcher import Watcher
 
 if TYPE_CHECKING:
     from leuko.inspection import Inspection
+    from leuko.laboratories import LaboratoryStudy
     from leuko.learning.bundle import Bundle
     from leuko.study import Study
     from leuko.use.answers import Predictions
@@ -118,6 +119,29 @@ class Console(Watcher):
         self._print(f"\nreport: {study.folder / 'report.html'}")
         self._print(f"run folder: {study.folder}")
 
+    def conclude_laboratories(self, study: LaboratoryStudy) -> None:
+        """Prints home, away and the drop of every way, then where everything is."""
+        from leuko.judgement.transfer_findings import METRIC, tell_transfers
+
+        told = study.results["laboratories"]
+        every = [*study.transfers, *told["baselines"]]
+        head = "".join(f"{part:>21}" for part in ("home", "away", "drop"))
+        self._print(f"\n{'balanced accuracy':34}{head}")
+        for a, b in dict.fromkeys((t["train"], t["test"]) for t in study.transfers):
+            self._print(f"{a} → {b}")
+            for t in (t for t in every if (t["train"], t["test"]) == (a, b)):
+                for way in ("forced", "free") if t["answers"] != t["classes"] else ("forced",):
+                    parts = (t[part][way][METRIC] for part in ("home", "away", "drop"))
+                    cells = "".join(f"{_limits(part):>21}" for part in parts)
+                    self._print(f"  {t['model'] + ', ' + way:32}{cells}")
+        self._print("")
+        for sentence in tell_transfers(study.results):
+            self._print(sentence)
+        for row in study.results["data"]["set_aside"]:
+            self._print(f"set aside: {row['set']}/{row['image']} ({row['reason']})")
+        self._print(f"\nreport: {study.folder / 'report.html'}")
+        self._print(f"run folder: {study.folder}")
+
     def conclude_audit(self, inspection: Inspection) -> None:
         """Prints what was found as a table, then where everything is."""
         from leuko.data.issues import KINDS
@@ -213,6 +237,8 @@ def resume_command(words: Sequence[str], folder: Path) -> str:
 
 
 def _limits(value: dict[str, float]) -> str:
+    if value["low"] is None:
+        return f"{value['value']:.1%}".replace("%", "")
     return f"{value['value']:.1%} ({value['low']:.1%}–{value['high']:.1%})".replace("%", "")
 
 

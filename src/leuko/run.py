@@ -21,6 +21,8 @@ PACKAGES = (
     "pillow", "simplejpeg", "matplotlib",
 )  # fmt: skip
 PINNED = ("leuko", "python", *PACKAGES, "processor", "threads", "init_sha256")
+# Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
+FREE_SPACE = 500_000_000
 
 
 def check_run_folder(out: str | Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from leuko.data.recipe import load_recipe
 from leuko.errors import MissingExtraError, SettingsError, suggest
@@ -16,6 +16,8 @@ GROUPS = ("cell", "given")
 SPLITS = ("auto", "folds", "given", "tenth")
 AUGMENTATIONS = ("narrow", "wide")
 PRECISIONS = ("auto", "float32", "bfloat16")
+
+Settings = TypeVar("Settings", bound="StudySettings")
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,69 @@ class StudySettings:
     leak_meter: bool = True
 
 
+@dataclass(frozen=True)
+class LaboratorySettings(StudySettings):
+    """The settings of a study across laboratories: those of a study, and two more.
+
+    Attributes:
+        seeds: How many networks are trained per model and set that is trained on. Each leaves
+            another fold of that set out, so that it can be judged at home as well as away.
+        map: What the classes of each set are called in common, see `leuko.data.vocabulary`: a
+            file, or JSON; nothing to match them by their names.
+    """
+
+    split: str = "folds"
+    leak_meter: bool = False
+    seeds: int = 3
+    map: str = ""
+
+
+# What several sets can't have, and what to do instead.
+FIXED = {
+    "split": "Every set is split into folds by group.",
+    "repeats": "Training is repeated by --seeds.",
+    "leak_meter": "Measure it for one set: leuko audit DATA --split.",
+    "decisions": "Decide about each set alone, with leuko clean DATA --decisions FILE --out CLEAN, "
+    "and compare the cleaned ones: leuko compare CLEAN OTHER --recipe prepared.",
+}
+
 # What is different when no data are given: the demo is to show everything within two minutes.
 DEMO = {"folds": 2, "epochs": 8}
 
 
 def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
-    """Fills in the defaults.
+    """Fills in the defaults of a study on one set.
 
     Raises:
         SettingsError: An unknown name or a value of the wrong type.
     """
-    known = {f.name: f for f in fields(StudySettings)}
+    for name in ("seeds", "map"):
+        if name in asked:
+            raise SettingsError(
+                f"{name} is for several sets, as in leuko compare A B; found one. "
+                + ("Use --repeats instead." if name == "seeds" else "Leave it out.")
+            )
+    return _resolve(asked, StudySettings())
+
+
+def resolve_laboratories(asked: Mapping[str, Any]) -> LaboratorySettings:
+    """Fills in the defaults of a study across several sets.
+
+    Raises:
+        SettingsError: An unknown name, a value of the wrong type, or a setting for one set only.
+    """
+    values = dict(asked)
+    if values.get("split") == "auto":
+        del values["split"]
+    settings = _resolve(values, LaboratorySettings())
+    for name, advice in FIXED.items():
+        if getattr(settings, name) != getattr(LaboratorySettings(), name):
+            raise SettingsError(f"{name} is for one set; several are compared here. {advice}")
+    return settings
+
+
+def _resolve(asked: Mapping[str, Any], defaults: Settings) -> Settings:
+    known = {f.name: f for f in fields(defaults)}
     for name in asked:
         if name not in known:
             raise SettingsError(f"There is no setting {name!r}. {suggest(name, list(known))}")
@@ -99,9 +153,9 @@ def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
         models = values["models"]
         names = models.split(",") if isinstance(models, str) else models
         values["models"] = tuple(name.strip() for name in names)
-    settings = replace(StudySettings(), **values)
+    settings = replace(defaults, **values)
     for name, value in asdict(settings).items():
-        default = getattr(StudySettings(), name)
+        default = getattr(defaults, name)
         right = isinstance(value, type(default)) or (
             isinstance(default, float) and isinstance(value, int)
         )
@@ -132,6 +186,8 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
         "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
         "small": (0, 1), "depth_decay": (0.01, 1), "seed": (0, 2**31 - 1),
     }  # fmt: skip
+    if isinstance(settings, LaboratorySettings):
+        limits["seeds"] = (1, 1000)
     for name, (low, high) in limits.items():
         value = getattr(settings, name)
         if not low <= value <= high:  # false for NaN too

@@ -13,19 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import polars as pl
 
 from leuko.data.cleaning import Cleaned
 from leuko.data.decisions import write_decisions
-from leuko.data.manifest import Manifest
+from leuko.data.manifest import Manifest, hash_data
 from leuko.data.steps import normalise_spelling
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.judgement.second_opinion import describe_disputes, hear_opinions
+from leuko.laboratories import LaboratoryStudy, compare_laboratories, is_laboratory_run
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.batches import Augmentation
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
@@ -35,7 +36,7 @@ from leuko.learning.starts import AnswerJob, answer_job, find_seen, find_start, 
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import Plan
-from leuko.preparation import hash_data, make_jobs, open_run, write_history
+from leuko.preparation import make_jobs, open_run, write_history
 from leuko.settings import DEMO, StudySettings
 from leuko.storage import write_atomically
 from leuko.watcher import Watcher
@@ -66,8 +67,17 @@ class Study:
         return write_atomically(Path(path), written.read_bytes())
 
 
+Source = Manifest | Cleaned | str | Path | None
+
+
+@overload
+def compare(data: list[Any] | tuple[Any, ...], **asked: Any) -> LaboratoryStudy: ...
+@overload
+def compare(data: Source = None, **asked: Any) -> Study: ...
+
+
 def compare(
-    data: Manifest | Cleaned | str | Path | None = None,
+    data: Source | list[Any] | tuple[Any, ...] = None,
     *,
     out: str | Path | None = None,
     resume: str | Path | None = None,
@@ -75,19 +85,21 @@ def compare(
     watcher: Watcher | None = None,
     command: Sequence[str] = (),
     **asked: Any,
-) -> Study:
-    """Compares models on one set: the main job.
+) -> Study | LaboratoryStudy:
+    """Compares models on one set: the main job. Or across several, see `leuko.laboratories`.
 
     Args:
         data: A path as for `leuko.scan`, a manifest, a cleaned manifest, or None for the
-            synthetic demo set.
+            synthetic demo set. A list of two or more of them: train on one laboratory's images,
+            test on the others'.
         out: The run folder; None takes the next free one under ``runs/``.
         resume: The folder of an interrupted run, which is continued.
         workers: Processes at a time, each with one thread; None takes one per core. It changes
             the time, never the result.
         watcher: Learns of the progress.
         command: As the user typed it, for the record.
-        **asked: Fields of `StudySettings`.
+        **asked: Fields of `StudySettings`; for several sets those of `LaboratorySettings`, whose
+            `map` may also be a mapping of set → class → common name.
 
     Returns:
         The study; its folder holds results, figures and report.
@@ -97,6 +109,13 @@ def compare(
     """
     refuse_in_worker("leuko.compare")
     watcher = watcher or Watcher()
+    if isinstance(data, list | tuple) and len(data) == 1:
+        data = data[0]
+    if isinstance(data, list | tuple) or (resume is not None and is_laboratory_run(Path(resume))):
+        return compare_laboratories(
+            data, out=out, resume=resume, workers=workers, watcher=watcher, command=command,
+            asked=asked,
+        )  # fmt: skip
     began = perf_counter()
     workers = count_cores() if workers is None else workers
     opened = open_run(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import leuko
 from leuko.data.leukocytes import WINDOW
+from leuko.data.manifest import hash_data
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.errors import BundleError, ResumeError, SettingsError, ShapeError
 from leuko.judgement.calibration import (
@@ -43,7 +44,7 @@ from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.inference import ExportedNetwork
 from leuko.learning.parts import read_tensors
 from leuko.plan import Plan, Source
-from leuko.preparation import hash_data, make_jobs, open_run, write_history
+from leuko.preparation import make_jobs, open_run, write_history
 from leuko.run import read_environment
 from leuko.settings import DEMO
 from leuko.storage import write_atomically

@@ -7,8 +7,10 @@ the table is written and read; it doesn't know where images come from.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -142,6 +144,17 @@ def read_manifest(path: str | Path) -> Manifest:
         ) from None
     _check_schema(table, str(path))
     return Manifest(table.select(list(SCHEMA)), root, name, layout, notes, audited)
+
+
+def list_facts(manifest: Manifest) -> set[tuple[Any, ...]]:
+    """What decides a result: ids, bytes, labels, groups and parts of all rows."""
+    return set(manifest.table.select("image", "sha256", "label_written", "group", "split").rows())
+
+
+def hash_data(manifest: Manifest) -> str:
+    """One SHA-256 for what a set says and holds: ids, bytes, labels, groups, parts."""
+    text = json.dumps(sorted(list_facts(manifest), key=repr), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_schema(table: pl.DataFrame, where: str) -> None:

@@ -158,7 +158,7 @@ def interval(
     value = float(plain.mean())
     if metric in RAISED_BY_NOISE:
         draws += plain[:, None] - np.nanmean(draws, axis=1, keepdims=True)
-    low, high = _limits(plain, draws, generator)
+    low, high = limits_over_repeats(plain, draws, generator)
     if metric in ("accuracy", "balanced_accuracy", "macro_f1") and value == 1.0:
         low = _lower_limit_without_mistakes(metric, np.asarray(y_true), groups)
     return Interval(value, max(least, min(low, value)), min(most, max(high, value)))
@@ -207,7 +207,7 @@ def compare_pair(
     draws = _draw(metric, y, both, groups, generator, n_resamples)
     per_repeat = plain[:R] - plain[R:]
     difference = float(per_repeat.mean())
-    low, high = _limits(per_repeat, draws[:R] - draws[R:], generator)
+    low, high = limits_over_repeats(per_repeat, draws[:R] - draws[R:], generator)
     if metric == "accuracy":
         p = _sign_flip_exact(_group_wins(a, b))
     else:
@@ -371,8 +371,15 @@ def _draw(
     return np.concatenate(parts, axis=1)
 
 
-def _limits(plain: Float64, draws: Float64, rng: np.random.Generator) -> tuple[float, float]:
-    """2.5 % and 97.5 % points of the mean over repeats; plain is (R,), draws (R, B).
+def limits_over_repeats(
+    plain: Float64, draws: Float64, rng: np.random.Generator
+) -> tuple[float, float]:
+    """2.5 % and 97.5 % points of the mean over repeats; see `interval`.
+
+    Args:
+        plain: (R,): each repeat's value on the images as they are.
+        draws: (R, B): the same in B resamples.
+        rng: For the noise of training; not drawn from if there is one repeat.
 
     The variance between repeats, s2, holds tau2 (training, splitting) and the noise of single
     images v. Resampling adds the image noise a second time: between the repeats of a resample

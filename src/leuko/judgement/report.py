@@ -13,7 +13,7 @@ import json
 import shlex
 import tomllib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -359,7 +359,7 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "data": data, "protocol": protocol, "results": results, "classes": run.classes,
         "best": results["best"], "models": results["models"], "baselines": results["baselines"],
-        "title": _title(results), "command": _command(run),
+        "title": _title(results), "command": describe_command(run.environment, results),
         "answer": findings.answer(results), "demo": data["layout"] == "demo",
         "per_class": {m: findings.per_class(f, counts) for m, f in results["models"].items()},
         "warnings": findings.small_classes(findings.tested(results)), "few": findings.FEW,
@@ -369,10 +369,14 @@ def _facts(run: Run) -> dict[str, Any]:
         "disputes": findings.disputes(results["labels"]) if results.get("labels") else [],
         "limits": findings.limits(results, lost), "issues": _count_issues(run.manifest),
         "steps": run.steps, "stages": _stages(run), "found": run.found,
-        "folds": _fold_sizes(run), "protocol_rows": _protocol_rows(protocol, results),
+        "folds": _fold_sizes(run), "protocol_rows": [
+            *describe_protocol(protocol),
+            ("rule for the best", _text(results.get("best_rule") or "not recorded")),
+        ],
         "environment": flatten({k: v for k, v in run.environment.items() if k != "command"}),
         "times": flatten(results.get("times") or {}), "config": run.config,
-        "hashes": _hashes(run.folder), "mistakes": _count_mistakes(run), "side": run.cells.shape[1],
+        "hashes": hash_files(run.folder, HASHED),
+        "mistakes": _count_mistakes(run), "side": run.cells.shape[1],
         "version": run.environment.get("leuko") or _toml(run.config).get("version") or "",
         "metric": (results["pairs"] or [{}])[0].get("metric", "accuracy"),
     }  # fmt: skip
@@ -386,9 +390,9 @@ def _title(results: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _command(run: Run) -> str:
+def describe_command(environment: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """The command of the run as a person would type it; empty if it was not recorded."""
-    command = run.environment.get("command") or run.results["protocol"].get("command") or ""
+    command = environment.get("command") or results["protocol"].get("command") or ""
     return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
@@ -439,9 +443,7 @@ PROTOCOL_NAMES = {
 }  # fmt: skip
 
 
-def _protocol_rows(
-    protocol: Mapping[str, Any], results: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def describe_protocol(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The whole protocol, known settings first and by their words, then the rest by its names."""
     order = [*(k for k in PROTOCOL_NAMES if k in protocol)]
     order += [k for k in protocol if k not in PROTOCOL_NAMES and k != "command"]
@@ -453,7 +455,7 @@ def _protocol_rows(
             rows += [(f"{name}: {k}", v) for k, v in flatten(value)]
         else:
             rows.append((name, _text(value)))
-    return [*rows, ("rule for the best", _text(results.get("best_rule") or "not recorded"))]
+    return rows
 
 
 def _text(value: Any) -> str:
@@ -477,8 +479,9 @@ def flatten(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]
     return rows
 
 
-def _hashes(folder: Path) -> list[tuple[str, str]]:
-    names = [n for n in HASHED if (folder / n).is_file()]
+def hash_files(folder: Path, files: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and SHA-256 of those of the files that are in the folder."""
+    names = [n for n in files if (folder / n).is_file()]
     return [(n, hashlib.sha256((folder / n).read_bytes()).hexdigest()) for n in names]
 
 
