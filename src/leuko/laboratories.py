@@ -31,6 +31,7 @@ from leuko.judgement.transfer_page import write_transfer_report
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision, describe_changes
+from leuko.learning.starts import check_unseen
 from leuko.plan import check_same_images, find_root
 from leuko.routes import Exchange, Route, Set, Trial, name_sets, plan_routes
 from leuko.run import (
@@ -129,6 +130,10 @@ def compare_laboratories(
     else:
         check_run_folder(out)
     exchange = plan_routes(sets, settings, naming, watcher, workers=workers)
+    if settings.init == "blood":
+        hashes = exchange.images["sha256"].to_list()
+        tested = {hashes[i] for t in exchange.trials for i in (*t.home, *t.away)}
+        check_unseen(settings.models, tested)
     if resume is None:
         run = make_run_folder(out, "-".join(names))
         check_free_space(run, FREE_SPACE)

@@ -23,7 +23,6 @@ from leuko.data.recipe import load_recipe
 from leuko.data.sources import scan
 from leuko.data.splits import Split, check_splits, make_splits
 from leuko.errors import DataError, RecipeError, ResumeError, SettingsError
-from leuko.learning.batches import WIDE, Augmentation
 from leuko.learning.fit import FitSettings
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
@@ -72,14 +71,8 @@ class Plan:
     @property
     def fit_settings(self) -> FitSettings:
         """The training protocol of every model."""
-        s = self.settings
-        return FitSettings(
-            epochs=s.epochs, batch=s.batch, learning_rate=s.learning_rate,
-            label_smoothing=s.label_smoothing, precision=s.precision, views=s.views,
-            balance=self.cleaned.balance, small=s.small, depth_decay=s.depth_decay, frozen=s.frozen,
-            augmentation=WIDE if s.augmentation == "wide" else Augmentation(),
-            size=s.size, reach=WINDOW / SURROUNDINGS if self.has_surroundings else 1.0,
-        )  # fmt: skip
+        reach = WINDOW / SURROUNDINGS if self.has_surroundings else 1.0
+        return self.settings.make_protocol(balance=self.cleaned.balance, reach=reach)
 
     @property
     def has_surroundings(self) -> bool:

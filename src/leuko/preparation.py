@@ -25,10 +25,9 @@ from leuko.data.cleaning import Cleaned
 from leuko.data.leukocytes import WINDOW
 from leuko.data.manifest import Manifest, write_manifest
 from leuko.data.pictures import SURROUNDINGS, cut_pictures
-from leuko.errors import SeenImagesError
 from leuko.learning.folds import FoldJob, FoldResult
 from leuko.learning.models import choose_precision
-from leuko.learning.starts import find_seen
+from leuko.learning.starts import check_unseen
 from leuko.plan import Plan, Source, check_same_images, find_name, find_root, make_plan
 from leuko.run import (
     FREE_SPACE,
@@ -93,7 +92,9 @@ def open_run(
     else:
         check_run_folder(out)
     plan = make_plan(data, settings, watcher, workers=workers)
-    _refuse_seen(plan)
+    if settings.init == "blood":
+        hashes = plan.cleaned.manifest.table["sha256"].to_list()
+        check_unseen(settings.models, {hashes[i] for s in plan.splits for i in s.test})
     if resume is None:
         run = make_run_folder(out, "demo" if data is None else find_name(data))
         check_free_space(run, FREE_SPACE)
@@ -108,26 +109,6 @@ def open_run(
             _check_unchanged(run, plan)
             remove_leftovers(run)
         yield run, plan
-
-
-def _refuse_seen(plan: Plan) -> None:
-    """Refuses to test on images that a shipped start was trained on.
-
-    Raises:
-        SeenImagesError: Says how many there are.
-    """
-    if plan.settings.init != "blood":
-        return
-    tested = np.unique(np.concatenate([split.test for split in plan.splits]))
-    hashes = plan.cleaned.manifest.table["sha256"].to_list()
-    asked = {hashes[i] for i in tested}
-    for model in plan.settings.models:
-        if seen := find_seen(model, asked):
-            raise SeenImagesError(
-                f"{len(seen):,} of the {len(asked):,} images to be tested on are among those that "
-                f"the pretrained start of {model} was trained on, so its figures would be too "
-                "good. Use --init random for this set."
-            )
 
 
 def _recall(

@@ -109,12 +109,8 @@ class Exchange:
     @property
     def fit_settings(self) -> FitSettings:
         """The training protocol of every model; rare classes are repeated if a recipe says so."""
-        s = self.settings
-        return FitSettings(
-            epochs=s.epochs, batch=s.batch, learning_rate=s.learning_rate,
-            label_smoothing=s.label_smoothing, precision=s.precision, views=s.views,
-            balance=any(cleaned.balance for cleaned in self.cleaned.values()),
-        )  # fmt: skip
+        balance = any(cleaned.balance for cleaned in self.cleaned.values())
+        return self.settings.make_protocol(balance=balance)
 
     @property
     def common(self) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from leuko.data.recipe import load_recipe
 from leuko.errors import MissingExtraError, SettingsError, suggest
-from leuko.learning.fit import reduce_size
+from leuko.learning.batches import WIDE, Augmentation
+from leuko.learning.fit import FitSettings, reduce_size
 from leuko.learning.models import DEFAULT_MODELS, check_input_size, check_start
 
 VIEWS = ("cell", "field")
@@ -80,6 +81,21 @@ class StudySettings:
     keep_weights: bool = False
     decisions: str = ""
     leak_meter: bool = True
+
+    def make_protocol(self, *, balance: bool, reach: float = 1.0) -> FitSettings:
+        """The training protocol of every model.
+
+        Args:
+            balance: Whether rare classes are trained several times over.
+            reach: Of the pictures for training, see `leuko.learning.fit.FitSettings`.
+        """
+        return FitSettings(
+            epochs=self.epochs, batch=self.batch, learning_rate=self.learning_rate,
+            label_smoothing=self.label_smoothing, precision=self.precision, views=self.views,
+            balance=balance, small=self.small, depth_decay=self.depth_decay, frozen=self.frozen,
+            augmentation=WIDE if self.augmentation == "wide" else Augmentation(),
+            size=self.size, reach=reach,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

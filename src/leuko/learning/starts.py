@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.errors import WeightsError
+from leuko.errors import SeenImagesError, WeightsError
 from leuko.storage import write_atomically
 
 DIGITS = 16  # of a SHA-256: 64 bits tell 12,000 images apart with a chance of 1e-11 to err
@@ -78,6 +78,25 @@ def find_seen(model: str, hashes: Iterable[str]) -> set[str]:
     """
     seen = read_hashes(find_start(model).path.with_suffix(".seen"))
     return {h for h in hashes if int(h[:DIGITS], 16) in seen}
+
+
+def check_unseen(models: Iterable[str], hashes: set[str]) -> None:
+    """Refuses to test on images that a shipped start was trained on.
+
+    Args:
+        models: Names of the networks that start from the shipped weights.
+        hashes: SHA-256 of the images that are to be tested on.
+
+    Raises:
+        SeenImagesError: Says how many there are.
+    """
+    for model in models:
+        if seen := find_seen(model, hashes):
+            raise SeenImagesError(
+                f"{len(seen):,} of the {len(hashes):,} images to be tested on are among those that "
+                f"the pretrained start of {model} was trained on, so its figures would be too "
+                "good. Use --init random for this set."
+            )
 
 
 def read_hashes(path: Path) -> set[int]:
