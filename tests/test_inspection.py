@@ -13,9 +13,9 @@ import leuko
 from leuko.cli import main
 from leuko.data.drawing import draw_field
 from leuko.data.image import encode_jpeg, encode_png
-from leuko.data.manifest import read_manifest
+from leuko.data.manifest import read_manifest, write_manifest
 from leuko.data.synthetic import write_demo_set
-from leuko.errors import OutputError, SettingsError
+from leuko.errors import DataError, OutputError, SettingsError
 from leuko.inspection import Inspection, audit
 
 KINDS = ("NEUTROPHIL", "LYMPHOCYTE", "EOSINOPHIL")
@@ -157,3 +157,45 @@ def test_wrong_use_is_refused_before_any_work(planted: Path, tmp_path: Path):
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(OutputError):
         audit(planted, out=tmp_path / "full")
+
+
+def test_a_finished_study_of_the_same_set_says_which_labels_it_disputes(tmp_path: Path):
+    from run_folder import write_run
+
+    counts = {"LYMPHOCYTE": 25, "NEUTROPHIL": 25}
+    labels = [c for c, n in counts.items() for _ in range(n)]
+    run = write_run(
+        tmp_path / "run", found=counts, models={"resnet18": 1.2}, image="f{:02}.png", drop=(),
+        size=32,
+    )  # fmt: skip
+    data = tmp_path / "set"
+    data.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(50):
+        pixels = rng.integers(150, 255, (48, 48, 3)).astype(np.uint8)
+        (data / f"f{i:02}.png").write_bytes(encode_png(pixels))
+    lines = [f"f{i:02}.png,{label}" for i, label in enumerate(labels)]
+    (data / "labels.csv").write_text("\n".join(["image,label", *lines]) + "\n")
+    write_manifest(leuko.scan(data), run / "manifest.parquet")
+
+    found = audit(data, study=run, out=tmp_path / "audited", workers=1)
+    disputed = [i for i in found.issues if i.kind == "disputed_label"]
+    assert disputed, "of 50 drawn answers some are sure and wrong"
+    assert found.folder is not None
+    facts = json.loads((found.folder / "audit.json").read_text("utf-8"))
+    assert facts["labels"]["run"] == "run"
+    assert facts["labels"]["decisions"] == {"applied": False}
+    assert {i["images"][0] for i in facts["issues"] if i["kind"] == "disputed_label"} == {
+        case["image"] for case in facts["labels"]["disputed"]
+    }
+    page = (found.folder / "audit.html").read_text("utf-8")
+    assert "A second opinion on the labels" in page
+    assert "No decisions file was applied" in page
+    table = (found.folder / "decisions.csv").read_text("utf-8-sig")
+    assert all(issue.images[0] in table for issue in disputed)
+
+    (data / "labels.csv").write_text("\n".join(["image,label", *lines[:-1]]) + "\n")
+    with pytest.raises(DataError, match=r"f49\.png.*of this set"):
+        audit(data, study=run, workers=1)
+    with pytest.raises(DataError, match="Expected a finished run"):
+        audit(data, study=data, workers=1)
