@@ -111,7 +111,7 @@ def compare(
     view:
         cell: the leukocyte, cut out; field: the whole field. [default: cell]
     size:
-        Side of the square picture in pixels, the same for all models. [default: 64]
+        Side of the square picture in pixels, the same for all models. [default: 96]
     seed:
         Decides everything that is drawn. [default: 0]
     seeds:
@@ -121,7 +121,7 @@ def compare(
         with the columns set,class,common. [default: matched by their names]
     init:
         blood (pretrained on blood cells), random, imagenet or a safetensors file.
-        [default: random]
+        [default: blood]
     augmentation:
         narrow: training pictures change as those of one laboratory do; wide: as those of many.
         [default: narrow]
@@ -132,11 +132,11 @@ def compare(
     frozen:
         Keep the statistics of batch normalisation of the start. [default: no]
     epochs:
-        Passes through the training part. [default: 22; demo: 8]
+        Passes through the training part. [default: 8; demo: 4]
     batch:
         Images per step. [default: 16]
     learning_rate:
-        Its peak. [default: 0.002]
+        Its peak. [default: 0.001]
     label_smoothing:
         Share of each target spread over all classes. [default: 0.1]
     precision:
@@ -357,14 +357,14 @@ def train(
     view:
         cell: the leukocyte, cut out; field: the whole field. [default: cell]
     size:
-        Side of the square picture in pixels. [default: 64]
+        Side of the square picture in pixels. [default: 96]
     seed:
         Decides everything that is drawn. [default: 0]
     decisions:
         A CSV in which a person decided about single images; leuko audit writes one to fill in.
     init:
         blood (pretrained on blood cells), random, imagenet or a safetensors file.
-        [default: random]
+        [default: blood]
     augmentation:
         narrow: training pictures change as those of one laboratory do; wide: as those of many.
         [default: narrow]
@@ -378,11 +378,11 @@ def train(
         Train once more on everything after judging; no-refit keeps the model that was judged, and
         needs a single split.
     epochs:
-        Passes through the training part. [default: 22; demo: 8]
+        Passes through the training part. [default: 8; demo: 4]
     batch:
         Images per step. [default: 16]
     learning_rate:
-        Its peak. [default: 0.002]
+        Its peak. [default: 0.001]
     label_smoothing:
         Share of each target spread over all classes. [default: 0.1]
     precision:

@@ -65,15 +65,15 @@ class StudySettings:
     groups: str = "cell"
     split: str = "auto"
     view: str = "cell"
-    size: int = 64
-    init: str = "random"
+    size: int = 96
+    init: str = "blood"
     augmentation: str = "narrow"
     small: float = 0.0
     depth_decay: float = 1.0
     frozen: bool = False
-    epochs: int = 22
+    epochs: int = 8
     batch: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     label_smoothing: float = 0.1
     precision: str = "auto"
     views: int = 8
@@ -125,7 +125,7 @@ FIXED = {
 }
 
 # What is different when no data are given: the demo is to show everything within two minutes.
-DEMO = {"folds": 2, "epochs": 8}
+DEMO = {"folds": 2, "epochs": 4}
 
 
 def resolve_settings(asked: Mapping[str, Any]) -> StudySettings:
