@@ -10,6 +10,7 @@ varied far beyond what one laboratory shows (`leuko.learning.batches.WIDE`).
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def _collect_facts(
         "model": model,
         "classes": results["data"]["classes"],
         "size": results["protocol"]["size"],
-        "command": " ".join(environment.get("command") or []),
+        "command": shlex.join(environment.get("command") or []),
         "leuko": environment.get("leuko", ""),
         "data": {
             "name": results["data"]["name"],
@@ -172,6 +173,7 @@ def write_card(facts: dict[str, Any]) -> str:
         v = aside[name]
         return f"{v['value']:.2%} ({v['low']:.2%} to {v['high']:.2%})"
 
+    dropped = ", ".join(f"{n} by {step}" for step, n in data["dropped"].items() if n)
     rows = "\n".join(
         f"| {c} | {r['n']} | {r['precision']:.1%} | {r['recall']:.1%} |"
         for c, r in aside["per_class"].items()
@@ -183,7 +185,7 @@ for diagnosis.
 
 - Trained by: `{facts["command"]}`
 - On {data["trained_on"]:,} images of {len(facts["classes"])} classes; SHA-256 of the set
-  `{data["sha256"]}`; dropped before: {data["dropped"]}.
+  `{data["sha256"]}`; dropped before: {dropped or "nothing"}.
 - Pictures of {facts["size"]} × {facts["size"]} px, each 20 µm wide; {protocol["epochs"]} epochs.
 - Credit: {data["credit"] or "not stated"}
 
