@@ -119,7 +119,8 @@ def write_half(source: Path, target: Path) -> Path:
     from safetensors.numpy import load_file, save_file
 
     tensors = {
-        name: np.ascontiguousarray(value.astype(np.float16) if value.ndim >= 2 else value)
+        # Not ascontiguousarray: it would give the counters, which have no dimension, one.
+        name: np.asarray(value.astype(np.float16) if value.ndim >= 2 else value, order="C")
         for name, value in load_file(source).items()
     }
     return write_atomically(target, lambda p: save_file(tensors, p))
