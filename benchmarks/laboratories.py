@@ -14,6 +14,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import polars as pl
 
 import leuko
 from leuko.data.manifest import Manifest
-from leuko.judgement.findings import percent, points
+from leuko.judgement.findings import percent, points, quantity
 from leuko.judgement.transfer import WAYS
 from leuko.judgement.transfer_findings import tell_transfers
 from leuko.progress import Console
@@ -37,7 +38,7 @@ def thin(manifest: Manifest, most: int, rng: np.random.Generator) -> Manifest:
     for label in manifest.classes():
         images = sorted(set(table.filter(pl.col("label") == label)["image"]))
         dropped |= {images[i] for i in rng.permutation(len(images))[most:]}
-    return manifest.with_table(table.filter(~pl.col("image").is_in(dropped)))
+    return manifest.with_table(table.filter(~pl.col("image").is_in(dropped))) if most else manifest
 
 
 def show(limits: dict[str, Any], drop: bool = False) -> str:
@@ -63,8 +64,9 @@ def print_table(results: dict[str, Any], machine: dict[str, Any], command: str) 
     for note in told["notes"]:
         print(f"- {note}")
     print(
-        f"\nCommit {commit}; data `{results['data']['sha256'][:16]}`; {protocol['seeds']} networks "
-        f"per model and set, {protocol['epochs']} epochs, {protocol['size']} × {protocol['size']} "
+        f"\nCommit {commit}; data `{results['data']['sha256'][:16]}`; "
+        f"{quantity(protocol['seeds'], 'network')} per model and set, "
+        f"{protocol['epochs']} epochs, {protocol['size']} × {protocol['size']} "
         f"pixels, view {protocol['view']}, start {protocol['init']}, seed {protocol['seed']}; "
         f"torch {machine['torch']}, {machine['processor']}, one thread per job, "
         f"{sum(c['fit_seconds'] for c in results['costs'].values()) / 60:.0f} minutes of training. "
@@ -117,9 +119,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/laboratories"))
     asked = parser.parse_args()
-    sets = [leuko.scan(folder) for folder in asked.sets]
-    if asked.most:
-        sets = [thin(one, asked.most, np.random.default_rng(0)) for one in sets]
+    sets = [
+        replace(thin(leuko.scan(p), asked.most, np.random.default_rng(0)), name=p.name)
+        for p in asked.sets
+    ]
     begun = (asked.out / "config.toml").exists()
     settings = {k: getattr(asked, k) for k in ("models", "seeds", "epochs", "folds", "size",
                                                "views", "init", "map")}  # fmt: skip

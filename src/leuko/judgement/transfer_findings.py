@@ -11,18 +11,17 @@ METRIC = "balanced_accuracy"  # class counts differ between laboratories; this o
 
 
 def tell_transfers(results: Mapping[str, Any]) -> list[str]:
-    """The result in one sentence per way and model, then what colour alone would lose."""
+    """The range of the drops, then each way: its models, and what colour alone would lose."""
     told = results["laboratories"]
-    order = list(
-        dict.fromkeys((t["train"], t["test"]) for t in (*told["transfers"], *told["leave_one_out"]))
-    )
-    said = []
-    for pair in order:
-        own = [
-            t
-            for t in (*told["transfers"], *told["leave_one_out"])
-            if (t["train"], t["test"]) == pair
-        ]
+    every = [*told["transfers"], *told["leave_one_out"]]
+    drops = [triple(t["drop"]["forced"], METRIC)[0] for t in every]
+    ends = dict.fromkeys(points(d).lstrip("+") for d in (min(drops), max(drops)))
+    said = [
+        f"Away from home the balanced accuracy is lower by {' to '.join(ends)} points, by model "
+        "and way, if only the common classes can be answered."
+    ]
+    for pair in dict.fromkeys((t["train"], t["test"]) for t in every):
+        own = [t for t in every if (t["train"], t["test"]) == pair]
         said.append(
             f"Trained on {pair[0]}, tested on {pair[1]} ({listing(own[0]['classes'])}; "
             f"{quantity(own[0]['n_away'], 'image')}): " + "; ".join(_tell(t) for t in own) + "."
