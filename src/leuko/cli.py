@@ -316,6 +316,7 @@ def train(
     depth_decay: Annotated[float | None, Parameter(group=_training)] = None,
     frozen: Annotated[bool | None, Parameter(group=_training)] = None,
     refit: Annotated[bool, Parameter(group=_training)] = True,
+    half: Annotated[bool, Parameter(group=_training, negative="")] = False,
     epochs: Annotated[int | None, Parameter(group=_training)] = None,
     batch: Annotated[int | None, Parameter(group=_training)] = None,
     learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
@@ -377,6 +378,8 @@ def train(
     refit:
         Train once more on everything after judging; no-refit keeps the model that was judged, and
         needs a single split.
+    half:
+        Round the weights to half precision before they are judged; the bundle gets smaller.
     epochs:
         Passes through the training part. [default: 8; demo: 4]
     batch:
@@ -426,8 +429,8 @@ def train(
     try:
         bundle = training.train(
             data, model=model, out=out, run=run, resume=resume, coverage=coverage,
-            refit=refit, licence=licence, credits=credits, workers=workers, watcher=console,
-            command=["leuko", *sys.argv[1:]], **asked,
+            refit=refit, half=half, licence=licence, credits=credits, workers=workers,
+            watcher=console, command=["leuko", *sys.argv[1:]], **asked,
         )  # fmt: skip
     except KeyboardInterrupt:
         console.advise()

@@ -72,6 +72,7 @@ def train(
     resume: str | Path | None = None,
     coverage: float = COVERAGE,
     refit: bool = True,
+    half: bool = False,
     licence: str | None = None,
     credits: str | None = None,
     workers: int | None = None,
@@ -91,6 +92,8 @@ def train(
         coverage: That sets of classes are to have, in (0, 1).
         refit: Whether the model is trained once more on everything after it was judged. False
             keeps the very model that was judged; it needs a single split, and suits large sets.
+        half: Whether weights are rounded to half precision, before they are judged: a bundle
+            becomes a quarter smaller.
         licence: Of the data; None for what is known of the set.
         credits: Whom to name for the data; None for what is known of the set.
         workers: Processes at a time, each with one thread; None takes one per core.
@@ -128,7 +131,7 @@ def train(
             )
         place = folder / "bundle" if out is None else Path(out)
         check_place(place)
-        jobs = make_jobs(folder, plan)
+        jobs = [replace(job, half=half) for job in make_jobs(folder, plan)]
         if not refit and len(jobs) > 1:
             raise SettingsError(
                 f"There are {len(jobs)} folds, so no single model was judged that could be kept. "
@@ -292,7 +295,8 @@ def _describe(
             "recipe": json.loads(plan.cleaned.ledger.to_json()),
             "protocol": {
                 **json.loads(json.dumps(asdict(settings))),
-                "fit": asdict(final.settings), "judged": judged,
+                "fit": asdict(final.settings), "judged": judged, "half": final.half,
+                "refit": final.part != "fits",
             },
             **measured,
             "environment": {k: v for k, v in environment.items() if k not in ("command", "data")},

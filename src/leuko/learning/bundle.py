@@ -150,7 +150,7 @@ def write_bundle(
     network = ExportedNetwork(model, size=facts.preprocessing.size, classes=len(facts.classes))
     parts = {
         FACTS: (json.dumps(facts.to_json(), indent=1, ensure_ascii=False) + "\n").encode(),
-        WEIGHTS: write_tensors(weights, {TEXT: facts.model_text}),
+        WEIGHTS: write_tensors(_pack_weights(weights), {TEXT: facts.model_text}),
         MODEL: model,
         GOLDEN: _make_golden(facts, network),
         CARD: card.encode(),
@@ -225,6 +225,15 @@ def _pack(path: Path, parts: dict[str, bytes]) -> None:
         os.fsync(file.fileno())
 
 
+def _pack_weights(weights: Tensors) -> Tensors:
+    """Half precision for all tensors of two and more dimensions, if not one of them loses by it."""
+    large = {k: v for k, v in weights.items() if v.ndim >= 2}
+    halved = {k: v.astype(np.float16) for k, v in large.items()}
+    if any((halved[k].astype(v.dtype) != v).any() for k, v in large.items()):
+        return weights
+    return {k: halved.get(k, v) for k, v in weights.items()}
+
+
 # --- checking -------------------------------------------------------------------------------------
 
 
@@ -251,19 +260,22 @@ def _check_weights(weights: Tensors, graph: Graph, facts: Facts) -> None:
             f"{MODEL} is written for version {graph.opset} of ONNX's operators; this Leuko "
             f"reads version {OPSET}. Export the bundle again."
         )
+    half = all(t.dtype == np.float16 for t in weights.values() if t.ndim >= 2)
     expected: Tensors = {
         MEAN: np.array(facts.preprocessing.mean, np.float32),
         DEVIATION: np.array(facts.preprocessing.deviation, np.float32),
     }
     for name, tensor in weights.items():
         counter = name.endswith(COUNTER)
-        if tensor.dtype != (np.int64 if counter else np.float32):
+        halved = half and tensor.ndim >= 2
+        if tensor.dtype != (np.int64 if counter else np.float16 if halved else np.float32):
             raise BundleError(
-                f"The tensor {name!r} of {WEIGHTS} is {tensor.dtype}; expected float32. Numbers "
+                f"The tensor {name!r} of {WEIGHTS} is {tensor.dtype}; expected float32, or "
+                "float16 in all tensors of two and more dimensions. Numbers "
                 "of another precision give other answers; export the bundle again."
             )
         if not counter:
-            expected[name_in_graph(name, facts.head)] = tensor
+            expected[name_in_graph(name, facts.head)] = tensor.astype(np.float32)
     if odd := sorted(set(expected) ^ set(graph.weights)):
         where = MODEL if odd[0] in graph.weights else WEIGHTS
         raise BundleError(

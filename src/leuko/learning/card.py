@@ -76,12 +76,18 @@ def _tell_figures(facts: Facts) -> str:
         f"| {row['f1']:.3f} |"
         for name, row in metrics["per_class"].items()
     )
+    protocol = facts.training["protocol"]
+    who, then = (
+        ("a network of the same recipe",
+         " The network in this bundle was then trained on all of them, so it can't be judged on "
+         "them any more.")
+        if protocol.get("refit", True)
+        else ("the network in this bundle", "")
+    )  # fmt: skip
     return f"""## What to expect of it
 
-Each of {metrics["n"]:,} images was answered by a network of the same recipe that had seen neither
-it nor another image of its group; {facts.training["protocol"]["judged"]}. The network in this
-bundle was then trained on all of them, so it can't be judged on them any more. On the cells of
-another laboratory expect less.
+Each of {metrics["n"]:,} images was answered by {who} that had seen neither it nor another image of
+its group; {protocol["judged"]}.{then} On the cells of another laboratory expect less.
 
 | measure | value (95 % interval over groups) |
 |---|---|

@@ -40,6 +40,7 @@ class FoldJob:
         part: Folder of the run in which the jobs of one purpose lie.
         training: File of the run with the pictures for training; its rows are those of
             ``cells.npz``, in which the test pictures are.
+        half: Whether the weights are rounded to half precision before the test.
     """
 
     run: Path
@@ -57,6 +58,7 @@ class FoldJob:
     keep_weights: bool
     part: str = "fits"
     training: str = "cells.npz"
+    half: bool = False
 
     @property
     def folder(self) -> Path:
@@ -115,7 +117,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     """
     import torch
 
-    from leuko.learning.fit import fit, predict
+    from leuko.learning.fit import fit, predict, round_to_half
     from leuko.learning.models import build, count_flops, count_parameters
 
     torch.set_num_threads(1)
@@ -151,6 +153,8 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     ):
         history.append(epoch)
         send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
+    if job.half:
+        round_to_half(network)
     probabilities = predict(network, tested, views=job.settings.views)
     if job.keep_weights:
         from safetensors.torch import save_file
