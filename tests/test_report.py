@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from leuko.errors import DataError
 from leuko.judgement import findings, report
+from leuko.judgement.second_opinion import hear_opinions
 from run_folder import MODELS, write_run
 
 FIGURES = ("comparison", "cost", "confusions", "reliability", "training_curves", "mistakes",
@@ -53,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the figures out, for tests of words and markup."""
     monkeypatch.setattr(report, "draw_figures", lambda run: {})
-    plain = dict.fromkeys(FIGURES, "data:,")
+    plain = dict.fromkeys((*FIGURES, "disputed"), "data:,")
     render = report._render
     monkeypatch.setattr(report, "_render", lambda run, pictures: render(run, plain))
 
@@ -277,3 +279,26 @@ def test_mistakes_come_surest_first() -> None:
     p = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     assert findings.find_mistakes(np.array([1, 0, 0, 0]), p, 2).tolist() == [0, 2]
     assert findings.find_mistakes(np.array([0, 0, 1, 1]), p, 2).tolist() == []
+
+
+def test_disputed_labels_are_shown_with_a_second_table_that_says_what_it_is(
+    tmp_path: Path, no_drawing: None
+) -> None:
+    run = write_run(tmp_path / "run", models={"resnet18": 1.3}, size=8)
+    results = json.loads((run / "results.json").read_text("utf-8"))
+    predictions = pl.read_parquet(run / "predictions.parquet")
+    told = hear_opinions(
+        predictions, results["data"]["classes"], ["resnet18"], seed=0,
+        decisions={"file": "mine.csv", "sha256": "ab", "keep": 0, "drop": 1, "relabel": 2,
+                   "undecided": 0},
+    )  # fmt: skip
+    assert told is not None
+    assert told["disputed"]
+    results["labels"] = told
+    (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = _page(run)
+    assert page.index('id="comparison"') < page.index('id="labels"') < page.index('id="classes"')
+    assert page.index("Sensitivity analysis") < page.index("Not the result of this study")
+    assert "Optimistic by construction" in page
+    assert "The decisions in mine.csv were applied (2 relabel, 1 drop and 0 keep)" in page
+    assert "No model that never saw this laboratory was asked" in page

@@ -26,7 +26,8 @@ DARK = (60.0, 4.0)  # grey levels below the median background; robust standard d
 PALE = (0.45, 4.0)  # share of the median contrast; robust standard deviations
 SHADOWS = 0.05  # share of pixels without any detail in the dark
 LIGHTS = (0.25, 4.0)  # likewise in the bright, above the median; robust standard deviations
-COLOUR = (0.15, 3.0)  # weighted log units to pictures of like colour; times the usual
+COLOUR = (0.15, 3.0)  # weighted log units to pictures of like colour; at least times the usual
+TAIL = 2.6  # robust standard deviations of the logarithm of that distance, where it is wide
 WEIGHTS = (2.0, 2.0, 2.0, 2.0, 1.0, 1.0)  # nuclei differ by themselves, light and red cells don't
 STAIN = 0.05  # share of a set from which pictures of like colour are a stain of their own
 REFERENCES = 2_000  # pictures of a large set, evenly spread, that stand for it
@@ -122,11 +123,14 @@ def _judge_colour(lights: list[Light], caution: float) -> Judged:
     near = max(3, round(STAIN * len(known))) + 1  # each picture is its own nearest
     away = np.asarray(KDTree(known).query(colours * WEIGHTS, k=[near])[0])[:, 0]
     usual = float(np.median(away)) + 1e-6
+    # Where classes differ much in colour, distances scatter, and a multiple of the usual is common.
+    _, scatter = _middle(np.log(away + 1e-6))
+    far = max(COLOUR[1], float(np.exp(TAIL * scatter)))
     # Whatever the stain, nuclei take red light, and red cells blue light.
     light, cell, nucleus = (colours[:, k] - colours[:, k + 1] for k in (0, 2, 4))  # red over blue
     swapped = np.minimum((nucleus - cell) / SWAPPED[0], (light - cell) / SWAPPED[1])
     swapped *= np.median(nucleus - cell) < 0
-    odd = np.minimum(away / COLOUR[0], away / (COLOUR[1] * caution * usual))
+    odd = np.minimum(away / COLOUR[0], away / (far * caution * usual))
     scores = _score(np.maximum(odd, swapped))
     return scores, [
         f"colours {a / usual:.1f} times as far from those of other images as usual"
