@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from leuko.data.drawing import draw_cell
-from leuko.data.image import resize_image
+from leuko.data.image import encode_png, resize_image
 from leuko.errors import SeenImagesError, WeightsError
 from leuko.learning.models import DEFAULT_MODELS, build
 from leuko.learning.starts import (
@@ -23,6 +23,7 @@ from leuko.learning.starts import (
     read_hashes,
     write_half,
 )
+from leuko.use.predictor import load
 
 
 def test_there_is_a_start_for_each_default_model_and_all_are_small():
@@ -89,3 +90,15 @@ def test_half_precision_keeps_shapes_and_small_things(tmp_path: Path):
 def test_a_network_without_a_start_is_told_what_to_do():
     with pytest.raises(WeightsError, match="--init random"):
         find_start("resnet50")
+
+
+def test_the_shipped_bundle_answers_without_being_named(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "cell.png").write_bytes(encode_png(draw_cell(rng, "LYMPHOCYTE", 192)))
+    model = load()
+    found = model.predict(tmp_path / "cell.png")
+    assert len(model.classes) == 8
+    assert len(found.answers) == 1
+    probabilities = model.predict_proba(tmp_path / "cell.png")
+    assert probabilities.shape == (1, 8)
+    assert probabilities.sum() == pytest.approx(1)
