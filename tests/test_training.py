@@ -20,7 +20,7 @@ from leuko.learning.bundle import Bundle
 from leuko.progress import resume_command
 from leuko.training import train
 
-QUICK = {"model": "alexnet", "folds": 2, "epochs": 2, "views": 1}
+QUICK = {"model": "alexnet", "folds": 2, "epochs": 2, "views": 1, "size": 64}
 
 
 @pytest.fixture(scope="module")
