@@ -50,7 +50,7 @@ Unusual colour used to be three times the usual distance to pictures of like col
 erythroblasts, platelets and myelocytes of ordinary colour whose nuclei are very dark or very
 pale. Where distances scatter, they now have to be 2.6 robust standard deviations of their
 logarithm above the usual one, too. That number was chosen on the other half and on 2,000 further
-PBC images (flagged before 80, after 48). On 2,000 PBC images that were not looked at before: 100
+PBC images (flagged before 80, after 48). On 2,000 others, on which no number was chosen: 100
 before, 70 after; those whose background and red cells are as usual (within 0.08 log units) 33
 before, 7 after. Of the raw set's 367 images none before, none after. Looked at as pictures, ten
 drawn of the 70: nine come from another camera or stain (a white to blue-grey background; the
