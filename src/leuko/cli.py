@@ -12,6 +12,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,37 +49,105 @@ AsJson = Annotated[
 ]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Protocol:
+    """Settings that compare, train and pretrain have in common; None leaves the default.
+
+    The names are those of `leuko.settings.StudySettings`.
+
+    Parameters
+    ----------
+    recipe:
+        Cleaning: classic, minimal, prepared, strict or a TOML file.
+        [default: classic; pretrain: strict]
+    groups:
+        cell: images of the same physical cell stay together; given: only what the set says.
+        [default: cell]
+    split:
+        folds; given: the set's own TRAIN and TEST; tenth: one tenth of the groups is tested, once,
+        for large sets; auto: given where there is one. [default: auto; pretrain: tenth]
+    view:
+        cell: the leukocyte, cut out; field: the whole field. [default: cell]
+    size:
+        Side of the square picture in pixels, the same for all models. [default: 96]
+    seed:
+        Decides everything that is drawn. [default: 0]
+    decisions:
+        A CSV in which a person decided about single images; leuko audit writes one to fill in.
+    init:
+        blood (pretrained on blood cells), random, imagenet or a safetensors file.
+        [default: blood; pretrain: random]
+    augmentation:
+        narrow: training pictures change as those of one laboratory do; wide: as those of many.
+        [default: narrow; pretrain: wide]
+    small:
+        Share of the epochs, the first ones, at two thirds of the picture side.
+        [default: 0; pretrain: 0.67]
+    depth_decay:
+        Factor of the learning rate from one block of a network to the one before. [default: 1]
+    frozen:
+        Keep the statistics of batch normalisation of the start. [default: no]
+    epochs:
+        Passes through the training part. [default: 8; demo: 4; pretrain: 12]
+    batch:
+        Images per step. [default: 16; pretrain: 64]
+    learning_rate:
+        Its peak. [default: 0.001; pretrain: 0.002]
+    label_smoothing:
+        Share of each target spread over all classes. [default: 0.1]
+    precision:
+        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
+    views:
+        8: average over quarter turns and mirror images; 1: don't. [default: 8]
+    """
+
+    recipe: Annotated[str | None, Parameter(group=_study)] = None
+    groups: Annotated[str | None, Parameter(group=_study)] = None
+    split: Annotated[str | None, Parameter(group=_study)] = None
+    view: Annotated[str | None, Parameter(group=_study)] = None
+    size: Annotated[int | None, Parameter(group=_study)] = None
+    seed: Annotated[int | None, Parameter(group=_study)] = None
+    decisions: Annotated[Path | None, Parameter(group=_study)] = None
+    init: Annotated[str | None, Parameter(group=_training)] = None
+    augmentation: Annotated[str | None, Parameter(group=_training)] = None
+    small: Annotated[float | None, Parameter(group=_training)] = None
+    depth_decay: Annotated[float | None, Parameter(group=_training)] = None
+    frozen: Annotated[bool | None, Parameter(group=_training)] = None
+    epochs: Annotated[int | None, Parameter(group=_training)] = None
+    batch: Annotated[int | None, Parameter(group=_training)] = None
+    learning_rate: Annotated[float | None, Parameter(group=_training)] = None
+    label_smoothing: Annotated[float | None, Parameter(group=_training)] = None
+    precision: Annotated[str | None, Parameter(group=_training)] = None
+    views: Annotated[int | None, Parameter(group=_training)] = None
+
+    def ask(self, **more: Any) -> dict[str, Any]:
+        """What was asked for, here and in `more`; paths as text."""
+        given = {**{f.name: getattr(self, f.name) for f in fields(self)}, **more}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in given.items()
+            if value is not None
+        }
+
+
+NOTHING_ASKED = Protocol()
+
+
 @app.command
 def compare(
     *data: Annotated[Path, Parameter(help=DATA_HELP + " Several: across laboratories.")],
     models: Annotated[str | None, Parameter(group=_study)] = None,
     folds: Annotated[int | None, Parameter(group=_study)] = None,
     repeats: Annotated[int | None, Parameter(group=_study)] = None,
-    recipe: Annotated[str | None, Parameter(group=_study)] = None,
-    groups: Annotated[str | None, Parameter(group=_study)] = None,
-    split: Annotated[str | None, Parameter(group=_study)] = None,
-    view: Annotated[str | None, Parameter(group=_study)] = None,
-    size: Annotated[int | None, Parameter(group=_study)] = None,
-    seed: Annotated[int | None, Parameter(group=_study)] = None,
     seeds: Annotated[int | None, Parameter(group=_across)] = None,
     map_: Annotated[Path | None, Parameter(name="--map", group=_across)] = None,
-    init: Annotated[str | None, Parameter(group=_training)] = None,
-    augmentation: Annotated[str | None, Parameter(group=_training)] = None,
-    small: Annotated[float | None, Parameter(group=_training)] = None,
-    depth_decay: Annotated[float | None, Parameter(group=_training)] = None,
-    frozen: Annotated[bool | None, Parameter(group=_training)] = None,
-    epochs: Annotated[int | None, Parameter(group=_training)] = None,
-    batch: Annotated[int | None, Parameter(group=_training)] = None,
-    learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
-    label_smoothing: Annotated[float | None, Parameter(group=_training)] = None,
-    precision: Annotated[str | None, Parameter(group=_training)] = None,
-    views: Annotated[int | None, Parameter(group=_training)] = None,
     workers: Annotated[int | None, Parameter(group=_training)] = None,
-    decisions: Annotated[Path | None, Parameter(group=_study)] = None,
     leak_meter: Annotated[bool | None, Parameter(group=_study)] = None,
     keep_weights: Annotated[bool | None, Parameter(group=_output, negative="")] = None,
     out: Annotated[Path | None, Parameter(group=_output)] = None,
     resume: Annotated[Path | None, Parameter(group=_output)] = None,
+    protocol: Protocol = NOTHING_ASKED,
     as_json: AsJson = False,
 ) -> int:
     """Compare ResNet, EfficientNet and AlexNet on one set, and write a report.
@@ -100,53 +169,13 @@ def compare(
         Parts of the data; each is tested once per repeat. [default: 5; demo: 2]
     repeats:
         How often the data are split anew. [default: 1]
-    recipe:
-        Cleaning: classic, minimal, prepared, strict or a TOML file. [default: classic]
-    groups:
-        cell: images of the same physical cell stay together; given: only what the set says.
-        [default: cell]
-    split:
-        folds; given: the set's own TRAIN and TEST; tenth: one tenth of the groups is tested, once,
-        for large sets; auto: given where there is one. [default: auto]
-    view:
-        cell: the leukocyte, cut out; field: the whole field. [default: cell]
-    size:
-        Side of the square picture in pixels, the same for all models. [default: 96]
-    seed:
-        Decides everything that is drawn. [default: 0]
     seeds:
         Networks trained per model and set. [default: 3]
     map_:
         What each set's classes are called in common: a TOML file with a table per set, or a CSV
         with the columns set,class,common. [default: matched by their names]
-    init:
-        blood (pretrained on blood cells), random, imagenet or a safetensors file.
-        [default: blood]
-    augmentation:
-        narrow: training pictures change as those of one laboratory do; wide: as those of many.
-        [default: narrow]
-    small:
-        Share of the epochs, the first ones, at two thirds of the picture side. [default: 0]
-    depth_decay:
-        Factor of the learning rate from one block of a network to the one before. [default: 1]
-    frozen:
-        Keep the statistics of batch normalisation of the start. [default: no]
-    epochs:
-        Passes through the training part. [default: 8; demo: 4]
-    batch:
-        Images per step. [default: 16]
-    learning_rate:
-        Its peak. [default: 0.001]
-    label_smoothing:
-        Share of each target spread over all classes. [default: 0.1]
-    precision:
-        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
-    views:
-        8: average over quarter turns and mirror images; 1: don't. [default: 8]
     workers:
         Processes at a time; changes the time, never the result. [default: one per core]
-    decisions:
-        A CSV in which a person decided about single images; leuko audit writes one to fill in.
     leak_meter:
         Measure what a random split would pretend. [default: yes]
     keep_weights:
@@ -158,18 +187,10 @@ def compare(
     as_json:
         Print results.json.
     """
-    given: dict[str, Any] = {
-        "models": None if models is None else _split_names(models),
-        "folds": folds, "repeats": repeats, "recipe": recipe, "groups": groups, "split": split,
-        "view": view, "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
-        "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
-        "precision": precision, "augmentation": augmentation, "small": small,
-        "depth_decay": depth_decay, "frozen": frozen,
-        "keep_weights": keep_weights, "leak_meter": leak_meter,
-        "decisions": None if decisions is None else str(decisions),
-        "seeds": seeds, "map": None if map_ is None else str(map_),
-    }  # fmt: skip
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked = protocol.ask(
+        models=None if models is None else _split_names(models), folds=folds, repeats=repeats,
+        seeds=seeds, map=map_, leak_meter=leak_meter, keep_weights=keep_weights,
+    )  # fmt: skip
     if out is not None and resume is not None:
         raise SettingsError("--out makes a new run and --resume continues one; give one of them.")
     _check_early(asked)
@@ -205,21 +226,11 @@ def pretrain(
     /,
     *,
     model: str,
-    size: Annotated[int | None, Parameter(group=_study)] = None,
-    seed: Annotated[int | None, Parameter(group=_study)] = None,
-    recipe: Annotated[str | None, Parameter(group=_study)] = None,
-    decisions: Annotated[Path | None, Parameter(group=_study)] = None,
-    init: Annotated[str | None, Parameter(group=_training)] = None,
-    augmentation: Annotated[str | None, Parameter(group=_training)] = None,
-    epochs: Annotated[int | None, Parameter(group=_training)] = None,
-    small: Annotated[float | None, Parameter(group=_training)] = None,
-    batch: Annotated[int | None, Parameter(group=_training)] = None,
-    learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
-    precision: Annotated[str | None, Parameter(group=_training)] = None,
     workers: Annotated[int | None, Parameter(group=_training)] = None,
     credit: Annotated[str, Parameter(group=_output)] = "",
     out: Annotated[Path | None, Parameter(group=_output)] = None,
     resume: Annotated[Path | None, Parameter(group=_output)] = None,
+    protocol: Protocol = NOTHING_ASKED,
     as_json: AsJson = False,
 ) -> int:
     """Train a start for other studies on a large set of blood cells.
@@ -234,28 +245,6 @@ def pretrain(
         Thousands of labelled cells.
     model:
         Names, separated by commas; several are trained side by side.
-    size:
-        Side of the square picture in pixels. [default: 96]
-    seed:
-        Decides everything that is drawn. [default: 0]
-    recipe:
-        Cleaning: classic, minimal, prepared, strict or a TOML file. [default: strict]
-    decisions:
-        A CSV in which a person decided about single images; leuko audit writes one to fill in.
-    init:
-        random, imagenet or a safetensors file. [default: random]
-    augmentation:
-        narrow or wide. [default: wide]
-    epochs:
-        Passes through the training part. [default: 12]
-    small:
-        Share of the epochs, the first ones, at two thirds of the picture side. [default: 0.67]
-    batch:
-        Images per step. [default: 64]
-    learning_rate:
-        Its peak. [default: 0.002]
-    precision:
-        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
     workers:
         Processes at a time; changes the time, never the result. [default: one per core]
     credit:
@@ -267,12 +256,7 @@ def pretrain(
     as_json:
         Print results.json.
     """
-    given: dict[str, Any] = {
-        "size": size, "seed": seed, "recipe": recipe, "init": init, "augmentation": augmentation,
-        "epochs": epochs, "small": small, "batch": batch, "learning_rate": learning_rate,
-        "precision": precision, "decisions": None if decisions is None else str(decisions),
-    }  # fmt: skip
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked = protocol.ask()
     if out is not None and resume is not None:
         raise SettingsError("--out makes a new run and --resume continues one; give one of them.")
     _check_early({**asked, "models": _split_names(model)})
@@ -303,26 +287,8 @@ def train(
     *,
     model: Annotated[str | None, Parameter(group=_training)] = None,
     folds: Annotated[int | None, Parameter(group=_study)] = None,
-    recipe: Annotated[str | None, Parameter(group=_study)] = None,
-    groups: Annotated[str | None, Parameter(group=_study)] = None,
-    split: Annotated[str | None, Parameter(group=_study)] = None,
-    view: Annotated[str | None, Parameter(group=_study)] = None,
-    size: Annotated[int | None, Parameter(group=_study)] = None,
-    seed: Annotated[int | None, Parameter(group=_study)] = None,
-    decisions: Annotated[Path | None, Parameter(group=_study)] = None,
-    init: Annotated[str | None, Parameter(group=_training)] = None,
-    augmentation: Annotated[str | None, Parameter(group=_training)] = None,
-    small: Annotated[float | None, Parameter(group=_training)] = None,
-    depth_decay: Annotated[float | None, Parameter(group=_training)] = None,
-    frozen: Annotated[bool | None, Parameter(group=_training)] = None,
     refit: Annotated[bool, Parameter(group=_training)] = True,
     half: Annotated[bool, Parameter(group=_training, negative="")] = False,
-    epochs: Annotated[int | None, Parameter(group=_training)] = None,
-    batch: Annotated[int | None, Parameter(group=_training)] = None,
-    learning_rate: Annotated[float | None, Parameter(group=_training)] = None,
-    label_smoothing: Annotated[float | None, Parameter(group=_training)] = None,
-    precision: Annotated[str | None, Parameter(group=_training)] = None,
-    views: Annotated[int | None, Parameter(group=_training)] = None,
     workers: Annotated[int | None, Parameter(group=_training)] = None,
     coverage: Annotated[float, Parameter(group=_study)] = 0.95,
     licence: Annotated[str | None, Parameter(group=_output)] = None,
@@ -330,6 +296,7 @@ def train(
     out: Annotated[Path | None, Parameter(group=_output)] = None,
     run: Annotated[Path | None, Parameter(group=_output)] = None,
     resume: Annotated[Path | None, Parameter(group=_output)] = None,
+    protocol: Protocol = NOTHING_ASKED,
     as_json: AsJson = False,
 ) -> int:
     """Train one model for use, and write it as a bundle.
@@ -347,51 +314,11 @@ def train(
         [default: efficientnet_b0]
     folds:
         Parts of the data; each is tested once. [default: 5; demo: 2]
-    recipe:
-        Cleaning: classic, minimal, prepared, strict or a TOML file. [default: classic]
-    groups:
-        cell: images of the same physical cell stay together; given: only what the set says.
-        [default: cell]
-    split:
-        folds; given: the set's own TRAIN and TEST; tenth: one tenth of the groups is tested, once,
-        for large sets; auto: given where there is one. [default: auto]
-    view:
-        cell: the leukocyte, cut out; field: the whole field. [default: cell]
-    size:
-        Side of the square picture in pixels. [default: 96]
-    seed:
-        Decides everything that is drawn. [default: 0]
-    decisions:
-        A CSV in which a person decided about single images; leuko audit writes one to fill in.
-    init:
-        blood (pretrained on blood cells), random, imagenet or a safetensors file.
-        [default: blood]
-    augmentation:
-        narrow: training pictures change as those of one laboratory do; wide: as those of many.
-        [default: narrow]
-    small:
-        Share of the epochs, the first ones, at two thirds of the picture side. [default: 0]
-    depth_decay:
-        Factor of the learning rate from one block of a network to the one before. [default: 1]
-    frozen:
-        Keep the statistics of batch normalisation of the start. [default: no]
     refit:
         Train once more on everything after judging; no-refit keeps the model that was judged, and
         needs a single split.
     half:
         Round the weights to half precision before they are judged; the bundle gets smaller.
-    epochs:
-        Passes through the training part. [default: 8; demo: 4]
-    batch:
-        Images per step. [default: 16]
-    learning_rate:
-        Its peak. [default: 0.001]
-    label_smoothing:
-        Share of each target spread over all classes. [default: 0.1]
-    precision:
-        float32, bfloat16, or auto for the faster one of this processor. [default: auto]
-    views:
-        8: average over quarter turns and mirror images; 1: don't. [default: 8]
     workers:
         Processes at a time; changes the time, never the result. [default: one per core]
     coverage:
@@ -410,15 +337,7 @@ def train(
     as_json:
         Print bundle.json.
     """
-    given: dict[str, Any] = {
-        "folds": folds, "recipe": recipe, "groups": groups, "split": split, "view": view,
-        "size": size, "seed": seed, "init": init, "epochs": epochs, "batch": batch,
-        "learning_rate": learning_rate, "views": views, "label_smoothing": label_smoothing,
-        "precision": precision, "augmentation": augmentation, "small": small,
-        "depth_decay": depth_decay, "frozen": frozen,
-        "decisions": None if decisions is None else str(decisions),
-    }  # fmt: skip
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked = protocol.ask(folds=folds)
     if run is not None and resume is not None:
         raise SettingsError("--run makes a new run and --resume continues one; give one of them.")
     _check_early({**asked, "models": (model,) if model else ()})

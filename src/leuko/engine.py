@@ -115,11 +115,16 @@ def map_jobs(
     finally:
         # Reached with work left after Ctrl-C or an error: don't wait for it.
         processes = list((pool._processes or {}).values())
+        manager: Any = pool._executor_manager_thread  # a thread; the types say otherwise
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
         for process in processes:
             process.join()
+        if manager is not None:
+            # It closes the pool's pipes when it sees that the workers are gone. If this process
+            # ended meanwhile, Python would write to one of them and print a traceback.
+            manager.join()
         messages.close()
         messages.join_thread()
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from leuko.data.audit import Audit, add_issues, find_issues
 from leuko.data.decisions import write_decisions
@@ -24,17 +23,17 @@ from leuko.data.issues import KINDS, Issue
 from leuko.data.manifest import Manifest, read_manifest, write_manifest
 from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
-from leuko.engine import count_cores, map_jobs, refuse_in_worker
+from leuko.engine import count_cores, refuse_in_worker
 from leuko.errors import DataError, MissingExtraError, SettingsError
 from leuko.judgement.audit_page import write_audit_page
 from leuko.judgement.report import read_run
 from leuko.judgement.second_opinion import describe_disputes, hear_opinions
 from leuko.learning.doubts import Doubts, find_doubts
 from leuko.learning.fit import FitSettings
-from leuko.learning.folds import FoldResult, fit_fold
 from leuko.learning.opinions import LEAST_IMAGES
 from leuko.meter import EPOCHS, make_meter_jobs, plan_meter, read_meter
 from leuko.plan import find_name
+from leuko.preparation import run_jobs, save_cells
 from leuko.run import check_run_folder, describe_environment, make_run_folder
 from leuko.storage import write_atomically
 from leuko.watcher import Watcher
@@ -264,33 +263,14 @@ def measure_leaks(
     except MissingExtraError as error:
         notes.append(f"The leak meter has no row for a network: {error}")
     else:
-        _save_pictures(folder, images, pictures)
+        save_cells(folder / "cells.npz", image=np.array(images), cells=pictures)
         settings = FitSettings(epochs=EPOCHS, views=1, precision="auto")
         jobs = make_meter_jobs(meter, folder, settings, size=SIZE, seed=seed)
-        done = _train(jobs, folder, workers, watcher)
+        done = run_jobs(jobs, folder, workers=workers, watcher=watcher)
     result = read_meter(meter, chosen, jobs, done, seed=seed)
     if len(chosen) < len(pictures):
         notes.append(f"The leak meter rests on {len(chosen)} of {len(pictures)} images, drawn.")
     return result, tuple(notes)
-
-
-def _train(
-    jobs: Sequence[Any], folder: Path, workers: int, watcher: Watcher
-) -> dict[Path, FoldResult]:
-    watcher.begin(folder, sum(job.settings.epochs for job in jobs))
-    try:
-        running = map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch)
-        return {job.folder: result for job, result in running}
-    finally:
-        watcher.end()
-
-
-def _save_pictures(folder: Path, images: Sequence[str], pictures: NDArray[np.uint8]) -> None:
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, image=np.array(images), cells=pictures)
-
-    write_atomically(folder / "cells.npz", save)
 
 
 def _require_torch() -> None:

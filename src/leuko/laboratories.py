@@ -24,31 +24,20 @@ from leuko.data.cleaning import Cleaned
 from leuko.data.manifest import Manifest, hash_data, write_manifest
 from leuko.data.pictures import cut_pictures
 from leuko.data.vocabulary import Naming, parse_naming, write_naming
-from leuko.engine import count_cores, map_jobs
+from leuko.engine import count_cores
 from leuko.errors import SettingsError
 from leuko.judgement.transfer import Side, flatten_transfers, judge_transfer
 from leuko.judgement.transfer_page import write_transfer_report
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
-from leuko.learning.folds import FoldJob, FoldResult, fit_fold
+from leuko.learning.folds import FoldJob, FoldResult
 from leuko.learning.models import choose_precision, describe_changes
 from leuko.learning.starts import check_unseen
 from leuko.plan import check_same_images, find_root
+from leuko.preparation import check_folder, enter_folder, run_jobs, save_cells
 from leuko.routes import Exchange, Route, Set, Trial, name_sets, plan_routes
-from leuko.run import (
-    FREE_SPACE,
-    PINNED,
-    check_run_folder,
-    check_same,
-    describe_environment,
-    lock_run,
-    make_run_folder,
-    read_config,
-    read_environment,
-    remove_leftovers,
-    write_config,
-)
+from leuko.run import check_same, read_config, read_environment
 from leuko.settings import LaboratorySettings, check_settings, resolve_laboratories
-from leuko.storage import check_free_space, write_atomically
+from leuko.storage import write_atomically
 from leuko.watcher import Watcher
 
 Answers = dict[tuple[str, Route, int], NDArray[np.float64]]  # by model, route, number of the trial
@@ -114,8 +103,7 @@ def compare_laboratories(
     if sets is None or not isinstance(sets, Sequence) or isinstance(sets, str):
         sets = [] if sets is None else [sets]
     if resume is not None:
-        run = Path(resume)
-        settings, sets = _recall(run, sets, asked)
+        settings, sets = _recall(Path(resume), sets, asked)
     else:
         settings = resolve_laboratories(asked)
     workers = count_cores() if workers is None else workers
@@ -123,28 +111,18 @@ def compare_laboratories(
     check_settings(settings, workers, has_recipe=cleaned)
     naming = parse_naming(settings.map) if settings.map else {}
     names = name_sets(sets)
-    environment = describe_environment(list(command), settings.init)
-    if resume is not None:
-        recorded = read_environment(run)
-        check_same("versions", recorded, {k: v for k, v in environment.items() if k in PINNED})
-    else:
-        check_run_folder(out)
+    environment = check_folder(settings, out=out, resume=resume, command=command)
     exchange = plan_routes(sets, settings, naming, watcher, workers=workers)
     if settings.init == "blood":
         hashes = exchange.images["sha256"].to_list()
         tested = {hashes[i] for t in exchange.trials for i in (*t.home, *t.away)}
         check_unseen(settings.models, tested)
-    if resume is None:
-        run = make_run_folder(out, "-".join(names))
-        check_free_space(run, FREE_SPACE)
-    with lock_run(run):
-        if resume is None:
-            where = [str(find_root(data).resolve()) for data in sets]
-            _record(run, exchange, naming, {**environment, "data": where}, watcher)
-            write_config(run, asdict(settings))  # last, as it marks the rest as complete
-        else:
-            _check_unchanged(run, exchange, naming)
-            remove_leftovers(run)
+    where = [str(find_root(data).resolve()) for data in sets]
+    with enter_folder(
+        settings, out=out, resume=resume, name="-".join(names),
+        record=lambda run: _record(run, exchange, naming, {**environment, "data": where}, watcher),
+        check=lambda run: _check_unchanged(run, exchange, naming),
+    ) as run:  # fmt: skip
         return _work(run, exchange, naming, workers, watcher, began, resumed=resume is not None)
 
 
@@ -208,15 +186,10 @@ def _record(
         if missed := int((scores == 0).sum()):
             watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")
     ids = [f"{one}/{image}" for one, image in exchange.images.select("set", "image").iter_rows()]
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(
-                file, image=np.array(ids), cells=np.concatenate(stacks),
-                scores=np.concatenate(weights),
-            )  # fmt: skip
-
-    write_atomically(run / "cells.npz", save)
+    save_cells(
+        run / "cells.npz", image=np.array(ids), cells=np.concatenate(stacks),
+        scores=np.concatenate(weights),
+    )  # fmt: skip
 
 
 def _check_unchanged(run: Path, exchange: Exchange, naming: Naming) -> None:
@@ -258,14 +231,7 @@ def _work(
     """Trains what isn't trained yet, then writes answers, results and report."""
     planned = {(m, t.route, t.number): _make_job(run, exchange, m, t)
                for t in exchange.trials for m in exchange.settings.models}  # fmt: skip
-    watcher.begin(run, sum(job.settings.epochs for job in planned.values()))
-    finished: dict[Path, FoldResult] = {}
-    try:
-        jobs = list(planned.values())
-        for job, result in map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch):
-            finished[job.folder] = result
-    finally:
-        watcher.end()
+    finished = run_jobs(list(planned.values()), run, workers=workers, watcher=watcher)
     done = {key: finished[job.folder] for key, job in planned.items()}
     _write_history(run, done)
     watcher.say("asking the baselines")

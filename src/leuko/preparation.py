@@ -1,16 +1,16 @@
 """From settings and data to a run folder in which jobs can begin, or go on.
 
-    settings + data → plan → run folder: manifest, ledger, splits, cells → jobs
+    settings + data → plan → run folder: manifest, ledger, splits, cells → jobs → their results
 
-What a study and the training of one model have in common. Knows folders and jobs; knows nothing of
-what their answers are for.
+What a study, a study across laboratories and the training of one model have in common. Knows
+folders and jobs; knows nothing of what their answers are for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,9 +25,10 @@ from leuko.data.cleaning import Cleaned
 from leuko.data.leukocytes import WINDOW
 from leuko.data.manifest import Manifest, write_manifest
 from leuko.data.pictures import SURROUNDINGS, cut_pictures
-from leuko.learning.folds import FoldJob, FoldResult
+from leuko.engine import map_jobs
+from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import choose_precision
-from leuko.learning.starts import check_unseen
+from leuko.learning.starts import check_unseen, find_start
 from leuko.plan import Plan, Source, check_same_images, find_name, find_root, make_plan
 from leuko.run import (
     FREE_SPACE,
@@ -78,37 +79,110 @@ def open_run(
         LeukoError: See `leuko.errors`. Before the data are known to be fit nothing is written.
     """
     if resume is not None:
-        run = Path(resume)
-        settings, data = _recall(run, data, asked)
+        settings, data = _recall(Path(resume), data, asked)
     else:
         settings = resolve_settings({**defaults, **asked})
     if isinstance(data, Cleaned):
         settings = replace(settings, recipe=data.recipe.name)
     check_settings(settings, workers, has_recipe=isinstance(data, Cleaned))
-    environment = describe_environment(list(command), settings.init)
-    if resume is not None:
-        recorded = read_environment(run)
-        check_same("versions", recorded, {k: v for k, v in environment.items() if k in PINNED})
-    else:
-        check_run_folder(out)
+    environment = check_folder(settings, out=out, resume=resume, command=command)
     plan = make_plan(data, settings, watcher, workers=workers)
     if settings.init == "blood":
         hashes = plan.cleaned.manifest.table["sha256"].to_list()
         check_unseen(settings.models, {hashes[i] for s in plan.splits for i in s.test})
+    where = None if data is None else str(find_root(data).resolve())
+    with enter_folder(
+        settings, out=out, resume=resume,
+        name="demo" if data is None else find_name(data),
+        record=lambda run: _record(run, plan, {**environment, "data": where}, watcher),
+        check=lambda run: _check_unchanged(run, plan),
+    ) as run:  # fmt: skip
+        yield run, plan
+
+
+def check_folder(
+    settings: StudySettings,
+    *,
+    out: str | Path | None,
+    resume: str | Path | None,
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """Refuses early a folder that can't be used, or other software than a run began with.
+
+    Args:
+        settings: Checked.
+        out, resume, command: As for `open_run`.
+
+    Returns:
+        What goes into ``environment.json``, but for the data.
+    """
+    if settings.init == "blood":
+        starts = [find_start(model).path for model in settings.models]
+    else:
+        starts = [Path(settings.init)] if Path(settings.init).is_file() else []
+    environment = describe_environment(list(command), starts)
     if resume is None:
-        run = make_run_folder(out, "demo" if data is None else find_name(data))
+        check_run_folder(out)
+    else:
+        recorded = read_environment(Path(resume))
+        check_same("versions", recorded, {k: v for k, v in environment.items() if k in PINNED})
+    return environment
+
+
+@contextmanager
+def enter_folder(
+    settings: StudySettings,
+    *,
+    out: str | Path | None,
+    resume: str | Path | None,
+    name: str,
+    record: Callable[[Path], None],
+    check: Callable[[Path], None],
+) -> Iterator[Path]:
+    """Makes a run folder, or goes on in one; it is locked for this process.
+
+    Args:
+        settings: As asked for, so that the same can be asked again.
+        out, resume: As for `open_run`.
+        name: Of the data, for a folder that isn't named.
+        record: Writes all that is known before training into a new folder.
+        check: Raises if a folder that is continued was made of something else.
+    """
+    if resume is None:
+        run = make_run_folder(out, name)
         check_free_space(run, FREE_SPACE)
+    else:
+        run = Path(resume)
     with lock_run(run):
         if resume is None:
-            where = None if data is None else str(find_root(data).resolve())
-            _record(run, plan, {**environment, "data": where}, watcher)
-            # Last, as it marks the rest as complete; as asked for, so that the same can be asked
-            # again.
-            write_config(run, asdict(settings))
+            record(run)
+            write_config(run, asdict(settings))  # last, as it marks the rest as complete
         else:
-            _check_unchanged(run, plan)
+            check(run)
             remove_leftovers(run)
-        yield run, plan
+        yield run
+
+
+def run_jobs(
+    jobs: Sequence[FoldJob], folder: Path, *, workers: int, watcher: Watcher
+) -> dict[Path, FoldResult]:
+    """Trains what isn't trained yet, and tells the watcher how far it is.
+
+    Args:
+        jobs: In the order in which they begin.
+        folder: The run, for the watcher's words.
+        workers: Processes at a time.
+        watcher: Learns of each epoch.
+
+    Returns:
+        The result of each job, by the job's folder.
+    """
+    watcher.begin(folder, sum(job.settings.epochs for job in jobs))
+    try:
+        done = map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch)
+        return {job.folder: result for job, result in done}
+    finally:
+        watcher.end()
 
 
 def _recall(
@@ -141,14 +215,16 @@ def _record(run: Path, plan: Plan, environment: dict[str, Any], watcher: Watcher
     if missed := int((scores == 0).sum()):
         watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")
 
-    _save_cells(run / "cells.npz", image=np.array(images), cells=pictures, scores=scores)
+    save_cells(run / "cells.npz", image=np.array(images), cells=pictures, scores=scores)
     if plan.has_surroundings:
         size = round(settings.size * SURROUNDINGS / WINDOW)
         images, pictures, _ = cut(size=size, window=SURROUNDINGS)
-        _save_cells(run / "surroundings.npz", image=np.array(images), cells=pictures)
+        save_cells(run / "surroundings.npz", image=np.array(images), cells=pictures)
 
 
-def _save_cells(path: Path, **arrays: NDArray[Any]) -> None:
+def save_cells(path: Path, **arrays: NDArray[Any]) -> None:
+    """Writes ``cells.npz`` or its like: arrays by name, none of them of Python objects."""
+
     def save(part: Path) -> None:
         with part.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)

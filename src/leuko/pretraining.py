@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 
 from leuko.data.manifest import Manifest, hash_data, read_manifest
-from leuko.errors import DataError
+from leuko.errors import DataError, SettingsError
 from leuko.learning.starts import pack_hashes, write_half
 from leuko.run import read_environment
 from leuko.storage import write_atomically
@@ -85,10 +85,16 @@ def pretrain(
         The study and the files.
 
     Raises:
+        SettingsError: The split isn't a single one.
         LeukoError: As for `leuko.compare`.
     """
     models = (model,) if isinstance(model, str) else tuple(model)
     settings = asked if resume is not None else {**RECIPE, "models": models, **asked}
+    if settings.get("split", "tenth") not in ("tenth", "given"):
+        raise SettingsError(
+            f"split is {settings['split']!r}; a start is trained once, on one side of one split: "
+            "expected tenth or given."
+        )
     study = compare(
         data, out=out, resume=resume, workers=workers, watcher=watcher, command=command, **settings
     )

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,16 +186,14 @@ def _show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def describe_environment(command: list[str], init: str = "random") -> dict[str, Any]:
+def describe_environment(command: list[str], starts: Sequence[Path] = ()) -> dict[str, Any]:
     """Versions and machine, as far as they can change a result, and the command.
 
     Args:
         command: As typed.
-        init: Start of the weights; if it is a file, its SHA-256 is recorded.
+        starts: Files from which weights start, whose SHA-256 is recorded.
     """
     import hashlib
-
-    start = Path(init)
     from importlib.metadata import PackageNotFoundError, version
 
     def find(package: str) -> str | None:
@@ -213,7 +211,7 @@ def describe_environment(command: list[str], init: str = "random") -> dict[str, 
         "processor": _find_processor(),
         # Each job has one, whatever the machine: see leuko.engine.
         "threads": 1,
-        "init_sha256": hashlib.sha256(start.read_bytes()).hexdigest() if start.is_file() else None,
+        "init_sha256": " ".join(hashlib.sha256(p.read_bytes()).hexdigest() for p in starts) or None,
     }
 
 

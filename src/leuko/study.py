@@ -18,9 +18,8 @@ from typing import Any, overload
 import numpy as np
 import polars as pl
 
-from leuko.data.cleaning import Cleaned
 from leuko.data.decisions import write_decisions
-from leuko.data.manifest import Manifest, hash_data
+from leuko.data.manifest import hash_data
 from leuko.data.steps import normalise_spelling
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.judgement.report import write_report
@@ -29,14 +28,14 @@ from leuko.judgement.second_opinion import describe_disputes, hear_opinions
 from leuko.laboratories import LaboratoryStudy, compare_laboratories, is_laboratory_run
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.batches import Augmentation
-from leuko.learning.folds import FoldJob, FoldResult, fit_fold
+from leuko.learning.folds import FoldJob, FoldResult
 from leuko.learning.models import choose_precision, describe_changes
 from leuko.learning.opinions import Opinion, translate_foreign
 from leuko.learning.starts import AnswerJob, answer_job, find_seen, find_start, list_starts
 from leuko.meter import EPOCHS as METER_EPOCHS
 from leuko.meter import Meter, make_meter_jobs, plan_meter, read_meter
-from leuko.plan import Plan
-from leuko.preparation import make_jobs, open_run, write_history
+from leuko.plan import Plan, Source
+from leuko.preparation import make_jobs, open_run, run_jobs, write_history
 from leuko.settings import DEMO, StudySettings
 from leuko.storage import write_atomically
 from leuko.watcher import Watcher
@@ -65,9 +64,6 @@ class Study:
         if path is None:
             return written
         return write_atomically(Path(path), written.read_bytes())
-
-
-Source = Manifest | Cleaned | str | Path | None
 
 
 @overload
@@ -133,14 +129,7 @@ def _work(
     jobs = make_jobs(run, plan)
     meter = _plan_meter(plan)
     metering = [] if meter is None else _make_meter_jobs(run, plan, meter, jobs[0])
-    every = [*jobs, *metering]
-    watcher.begin(run, sum(job.settings.epochs for job in every))
-    finished: dict[Path, FoldResult] = {}
-    try:
-        for job, result in map_jobs(fit_fold, every, workers=workers, on_message=watcher.epoch):
-            finished[job.folder] = result
-    finally:
-        watcher.end()
+    finished = run_jobs([*jobs, *metering], run, workers=workers, watcher=watcher)
     done = {(job.model, job.repeat, job.fold): finished[job.folder] for job in jobs}
     write_history(run, done)
     watcher.say("judging")

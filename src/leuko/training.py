@@ -40,11 +40,11 @@ from leuko.learning.bundle import MODEL, WEIGHTS, Bundle, check_place, write_bun
 from leuko.learning.card import write_card
 from leuko.learning.export import ExportJob, Head, export_job
 from leuko.learning.facts import Decision, Facts, Preprocessing
-from leuko.learning.folds import FoldJob, FoldResult, fit_fold
+from leuko.learning.folds import FoldJob, FoldResult
 from leuko.learning.inference import ExportedNetwork
 from leuko.learning.parts import read_tensors
 from leuko.plan import Plan, Source
-from leuko.preparation import make_jobs, open_run, write_history
+from leuko.preparation import make_jobs, open_run, run_jobs, write_history
 from leuko.run import read_environment
 from leuko.settings import DEMO
 from leuko.storage import write_atomically
@@ -143,7 +143,8 @@ def train(
         else:
             final = replace(jobs[0], keep_weights=True)
             jobs = every = [final]
-        done = _fit(folder, every, workers, watcher)
+        done = run_jobs(every, folder, workers=workers, watcher=watcher)
+        write_history(folder, {(j.model, j.repeat, j.fold): done[j.folder] for j in jobs})
         answers, parts = _collect(plan, jobs, done)
         watcher.say("calibrating and judging")
         decision = _decide(plan, answers, coverage)
@@ -165,21 +166,6 @@ def _make_final(job: FoldJob) -> FoldJob:
     return replace(
         job, fold=0, repeat=0, train=everything, test=everything, keep_weights=True, part="final"
     )
-
-
-def _fit(
-    folder: Path, jobs: Sequence[FoldJob], workers: int, watcher: Watcher
-) -> dict[Path, FoldResult]:
-    watcher.begin(folder, sum(job.settings.epochs for job in jobs))
-    done: dict[Path, FoldResult] = {}
-    try:
-        for job, result in map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch):
-            done[job.folder] = result
-    finally:
-        watcher.end()
-    of_folds = {(j.model, j.repeat, j.fold): done[j.folder] for j in jobs if j.part == "fits"}
-    write_history(folder, of_folds)
-    return done
 
 
 def _collect(

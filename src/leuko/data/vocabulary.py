@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leuko.data.steps import normalise_spelling
 from leuko.errors import SettingsError, UnknownNameError, suggest
 
 COLUMNS = ("set", "class", "common")
@@ -57,12 +57,6 @@ class Vocabulary:
         return said
 
 
-def fold_name(name: str) -> str:
-    """A class name without regard to case, spaces, hyphens, underscores and a plural s."""
-    plain = re.sub(r"[\s\-_‐‑–]+", "", name).casefold()
-    return plain[:-1] if len(plain) > 3 and plain.endswith("s") and plain[-2] != "s" else plain
-
-
 def match_classes(
     classes: Mapping[str, Sequence[str]],
     naming: Naming | None = None,
@@ -70,8 +64,9 @@ def match_classes(
 ) -> Vocabulary:
     """Finds a common name for every class of every set.
 
-    A class takes the name that the map gives it. The others are matched by their names, see
-    `fold_name`; matched classes are called as the map does, or as in the first set that has them.
+    A class takes the name that the map gives it. The others are matched by their names,
+    without regard to spelling (`leuko.data.steps.normalise_spelling`); matched classes are called
+    as the map does, or as in the first set that has them.
 
     Args:
         classes: Per set, in order, the classes that are used.
@@ -95,11 +90,12 @@ def match_classes(
                     f"The map names a class {name!r} that {one} doesn't have. "
                     f"{suggest(name, there)}"
                 )
-    called = {fold_name(common): common for names in naming.values() for common in names.values()}
+    mapped = [common for names in naming.values() for common in names.values()]
+    called = {normalise_spelling(common): common for common in mapped}
     found: dict[str, dict[str, str]] = {}
     for one, written in classes.items():
         own = naming.get(one, {})
-        found[one] = {c: own.get(c) or called.setdefault(fold_name(c), c) for c in written}
+        found[one] = {c: own.get(c) or called.setdefault(normalise_spelling(c), c) for c in written}
     return Vocabulary(found, bool(naming))
 
 
