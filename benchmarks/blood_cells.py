@@ -1,12 +1,13 @@
 """The measured table of a finished study, as Markdown.
 
-uv run leuko compare ../shared/data/blood-cells --out runs/blood-cells
+uv run leuko compare ../shared/data/blood-cells --repeats 2 --no-leak-meter --out runs/blood-cells
 uv run python benchmarks/blood_cells.py runs/blood-cells COMMIT > results/blood-cells.md
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,18 @@ def print_study(run: Path, commit: str) -> None:
     minutes = sum(row["fit_seconds"] for row in results["models"].values()) / 60
     counts = ", ".join(f"{k} {n}" for k, n in data["counts"].items())
     print(f"# ResNet, EfficientNet and AlexNet on {data['name']}\n")
-    print("```\nuv run leuko compare ../shared/data/blood-cells --out runs/blood-cells")
+    words = list(machine["command"])
+    words[words.index("--out") + 1] = "runs/blood-cells"
+    print(f"```\nuv run {shlex.join(words)}")
     print(
         "uv run python benchmarks/blood_cells.py runs/blood-cells COMMIT "
         "> results/blood-cells.md\n```\n"
     )
     print(
         f"{data['images']} images in {data['groups']} groups ({counts}), from {data['rows']} label "
-        f"rows by the recipe {protocol['recipe']!r}. {protocol['folds']} folds × "
-        f"{protocol['repeats']} repeat, images of one cell kept together. View {protocol['view']}, "
-        f"{protocol['size']} × {protocol['size']} pixels, start {protocol['init']}, "
+        f"rows by the recipe {protocol['recipe']!r}. {protocol['folds']} folds, "
+        f"repeats: {protocol['repeats']}; images of one cell kept together. "
+        f"View {protocol['view']}, {protocol['size']} × {protocol['size']} pixels, start {protocol['init']}, "
         f"{protocol['epochs']} epochs, seed {protocol['seed']}. Commit {commit}; data "
         f"`{data['sha256'][:16]}`; torch {machine['torch']}, {machine['processor']}, one thread "
         f"per job, {minutes:.0f} minutes of training in all.\n"

@@ -2,10 +2,12 @@
 
     uv run python benchmarks/joint_set.py RUN ../shared/data/pbc ../shared/data/blood-cells OUT
     uv run leuko train OUT/labels.csv --split given --groups given --recipe minimal --no-refit …
+    uv run python benchmarks/joint_set.py --judge RUN-OF-TRAIN
 
 RUN is the folder of the pretraining: its cleaned images, groups and the tenth that it kept aside
 are taken over, so that the start has seen nothing of TEST. Of the Kaggle set's groups every fifth
-goes to TEST. Images are copied; labels are written in PBC's spelling.
+goes to TEST. Images are copied; labels are written in PBC's spelling. `--judge` tells the figures
+of the two laboratories apart.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
+from leuko.judgement.comparison import interval
 from leuko.plan import make_plan
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
@@ -60,5 +64,24 @@ def main(run: Path, pbc: Path, kaggle: Path, out: Path) -> None:
                 table.writerow([place, label, f"{name}: {group}", part])
 
 
+def judge(run: Path) -> None:
+    """The answers of a finished training by laboratory, before calibration, as Markdown."""
+    table = pl.read_parquet(run / "predictions.parquet")
+    classes = [c.removeprefix("p_") for c in table.columns if c.startswith("p_")]
+    print("| test cells | n | accuracy | balanced accuracy |\n|---|---|---|---|")
+    for name in ("", "pbc", "kaggle"):
+        part = table.filter(pl.col("group").str.starts_with(name))
+        truth = np.array([classes.index(label) for label in part["label"]])
+        p = part.select(f"p_{c}" for c in classes).to_numpy()
+        cells = []
+        for metric in ("accuracy", "balanced_accuracy"):
+            v = interval(metric, truth, p, part["group"].to_list())
+            cells.append(f"{v.value:.1%} ({v.low:.1%}–{v.high:.1%})")
+        print(f"| {name or 'all'} | {len(part):,} | {' | '.join(cells)} |")
+
+
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:5]))
+    if sys.argv[1] == "--judge":
+        judge(Path(sys.argv[2]))
+    else:
+        main(*map(Path, sys.argv[1:5]))

@@ -35,7 +35,6 @@ TRIALS: dict[str, tuple[FitSettings, int, bool]] = {  # settings, size, whether 
     "pretrained, rate 0.002": (replace(BASE, learning_rate=2e-3), 96, True),
     "pretrained, rate 0.001": (BASE, 96, True),
     "pretrained, rate 0.0005": (replace(BASE, learning_rate=5e-4), 96, True),
-    "rate 0.001, decaying by 0.7 a block": (replace(BASE, depth_decay=0.7), 96, True),
     "rate 0.001, statistics frozen": (replace(BASE, frozen=True), 96, True),
     "rate 0.001, varied widely": (replace(BASE, augmentation=WIDE), 96, True),
     "rate 0.001, colours varied more": (

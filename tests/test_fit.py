@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leuko.errors import NonFiniteLossError, WeightsError
-from leuko.learning.fit import FitSettings, fit, group_by_depth, predict, schedule
+from leuko.learning.fit import FitSettings, fit, predict, schedule
 from leuko.learning.models import build
 
 SETTINGS = FitSettings(epochs=3, batch=16)
@@ -175,30 +175,6 @@ def test_the_learning_rate_rises_then_falls_to_almost_nothing():
     assert all(a < b for a, b in pairwise(rates[: peak + 1]))
     assert all(a >= b for a, b in pairwise(rates[peak:]))
     assert rates[-1] < 0.02 * SETTINGS.learning_rate
-
-
-def test_early_layers_change_less_when_rates_decay_with_depth():
-    before = weights_of(build("resnet18", 2, size=64, seed=1))
-
-    def change(settings: FitSettings, name: str) -> float:
-        after, _ = run("resnet18", settings)
-        return float((after[name] - before[name]).norm() / before[name].norm())
-
-    decayed = replace(SETTINGS, epochs=1, depth_decay=0.3, weight_decay=0.0)
-    plain = replace(decayed, depth_decay=1.0)
-    assert change(decayed, "conv1.weight") < 0.2 * change(plain, "conv1.weight")
-    assert change(decayed, "fc.weight") > 0.5 * change(plain, "fc.weight")
-
-
-@pytest.mark.parametrize(
-    ("name", "blocks"), [("resnet18", 6), ("efficientnet_b0", 10), ("alexnet", 6)]
-)
-def test_every_weight_belongs_to_one_block_and_the_last_names_the_classes(name, blocks):
-    network = build(name, 3, size=64, seed=0)
-    grouped = group_by_depth(network)
-    assert len(grouped) == blocks
-    assert sum(len(block) for block in grouped) == len(list(network.parameters()))
-    assert [len(p) for p in grouped[-1]] == [3, 3]
 
 
 def test_frozen_statistics_stay_those_of_the_start():

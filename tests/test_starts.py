@@ -23,6 +23,7 @@ from leuko.learning.starts import (
     read_hashes,
     write_half,
 )
+from leuko.study import compare
 from leuko.use.predictor import load
 
 
@@ -90,6 +91,23 @@ def test_half_precision_keeps_shapes_and_small_things(tmp_path: Path):
 def test_a_network_without_a_start_is_told_what_to_do():
     with pytest.raises(WeightsError, match="--init random"):
         find_start("resnet50")
+
+
+def test_a_study_asks_the_starts_that_never_saw_its_laboratory(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for kind in ("LYMPHOCYTE", "NEUTROPHIL"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for i in range(16):
+            picture = encode_png(draw_cell(rng, kind, 96))
+            (tmp_path / "set" / kind / f"{i:02}.png").write_bytes(picture)
+    study = compare(
+        tmp_path / "set", models=("alexnet",), folds=2, epochs=1, views=1, leak_meter=False,
+        groups="given", out=tmp_path / "run",
+    )  # fmt: skip
+    told = {o["name"]: o for o in study.results["labels"]["opinions"]}
+    assert told["alexnet, pretrained elsewhere"]["kind"] == "foreign"
+    assert told["alexnet"]["kind"] == "own"
+    assert told["alexnet, pretrained elsewhere"]["n"] == 32
 
 
 def test_the_shipped_bundle_answers_without_being_named(tmp_path: Path):

@@ -52,6 +52,9 @@ def test_the_model_that_was_judged_can_be_kept_as_it_is(cells: Path, tmp_path: P
     tested = pl.read_parquet(tmp_path / "run" / "splits.parquet").filter(pl.col("part") == "test")
     assert told["metrics"]["n"] == told["parity"]["cells"] == len(tested) < 22
     assert "not trained again" in told["protocol"]["judged"]
+    card = (bundle.path / "card.md").read_text("utf-8")
+    assert f"Of these {len(tested)} were kept for the test" in card
+    assert "can't be judged on them any more" not in card
     assert not (tmp_path / "run" / "final").exists()
 
 

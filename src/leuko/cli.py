@@ -84,8 +84,6 @@ class Protocol:
     small:
         Share of the epochs, the first ones, at two thirds of the picture side.
         [default: 0; pretrain: 0.67]
-    depth_decay:
-        Factor of the learning rate from one block of a network to the one before. [default: 1]
     frozen:
         Keep the statistics of batch normalisation of the start. [default: no]
     epochs:
@@ -112,7 +110,6 @@ class Protocol:
     init: Annotated[str | None, Parameter(group=_training)] = None
     augmentation: Annotated[str | None, Parameter(group=_training)] = None
     small: Annotated[float | None, Parameter(group=_training)] = None
-    depth_decay: Annotated[float | None, Parameter(group=_training)] = None
     frozen: Annotated[bool | None, Parameter(group=_training)] = None
     epochs: Annotated[int | None, Parameter(group=_training)] = None
     batch: Annotated[int | None, Parameter(group=_training)] = None

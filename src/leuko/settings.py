@@ -43,7 +43,6 @@ class StudySettings:
         augmentation: ``narrow``: training pictures change as pictures of one laboratory do;
             ``wide``: as those of many.
         small: Share of the epochs, the first ones, that are trained at two thirds of `size`.
-        depth_decay: Factor of the learning rate from one block of a network to the one before it.
         frozen: Whether the statistics of batch normalisation stay those of the start.
         epochs: Passes through the training part, each showing all classes equally often.
         batch: Images per step.
@@ -69,7 +68,6 @@ class StudySettings:
     init: str = "blood"
     augmentation: str = "narrow"
     small: float = 0.0
-    depth_decay: float = 1.0
     frozen: bool = False
     epochs: int = 8
     batch: int = 16
@@ -92,7 +90,7 @@ class StudySettings:
         return FitSettings(
             epochs=self.epochs, batch=self.batch, learning_rate=self.learning_rate,
             label_smoothing=self.label_smoothing, precision=self.precision, views=self.views,
-            balance=balance, small=self.small, depth_decay=self.depth_decay, frozen=self.frozen,
+            balance=balance, small=self.small, frozen=self.frozen,
             augmentation=WIDE if self.augmentation == "wide" else Augmentation(),
             size=self.size, reach=reach,
         )  # fmt: skip
@@ -200,7 +198,7 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
     limits: dict[str, tuple[float, float]] = {
         "folds": (2, 1000), "repeats": (1, 1000), "size": (16, 1024), "epochs": (1, 100_000),
         "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
-        "small": (0, 1), "depth_decay": (0.01, 1), "seed": (0, 2**31 - 1),
+        "small": (0, 1), "seed": (0, 2**31 - 1),
     }  # fmt: skip
     if isinstance(settings, LaboratorySettings):
         limits["seeds"] = (1, 1000)

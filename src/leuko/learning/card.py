@@ -53,10 +53,15 @@ Leuko {facts.leuko} on {facts.created}.
 def _tell_data(facts: Facts) -> str:
     data, protocol = facts.training["data"], facts.training["protocol"]
     counts = ", ".join(f"{name} {n:,}" for name, n in data["counts"].items())
+    kept = (
+        ""
+        if protocol.get("refit", True)
+        else f" Of these {facts.training['metrics']['n']:,} were kept for the test, not trained on."
+    )
     lines = [
         "## Trained on",
         f"- {data['name']} ({data['layout']}): {data['images']:,} images in {data['groups']:,} "
-        f"groups: {counts}.",
+        f"groups: {counts}.{kept}",
         f"- Cleaned by the recipe {protocol['recipe']!r}; {data['rows']:,} rows before.",
         f"- {protocol['fit']['epochs']} epochs, start {protocol['init']}, seed {protocol['seed']}.",
         f"- Licence of the data: {data['licence']}.",
@@ -86,8 +91,8 @@ def _tell_figures(facts: Facts) -> str:
     )  # fmt: skip
     return f"""## What to expect of it
 
-Each of {metrics["n"]:,} images was answered by {who} that had seen neither it nor another image of
-its group; {protocol["judged"]}.{then} On the cells of another laboratory expect less.
+Each of {metrics["n"]:,} images was answered by {who}, which had seen neither it nor another image
+of its group; {protocol["judged"]}.{then} On the cells of another laboratory expect less.
 
 | measure | value (95 % interval over groups) |
 |---|---|

@@ -56,9 +56,6 @@ class FitSettings:
         size: Side of the images that the network sees, in px; 0 for that of the cells.
         reach: Side of the part of a cell's picture that is shown, see `iterate_batches`.
         small: Share of the epochs, the first ones, that are trained at two thirds of `size`.
-        depth_decay: Factor of the learning rate from one block of the network to the one before
-            it, see `group_by_depth`; 1 trains all alike. What comes early in a network that
-            was trained before is general and needs little change.
         frozen: Whether the statistics of batch normalisation stay what they are. For networks
             that were trained before: the few images of a small set are a poor measure of them.
     """
@@ -78,7 +75,6 @@ class FitSettings:
     size: int = 0
     reach: float = 1.0
     small: float = 0.0
-    depth_decay: float = 1.0
     frozen: bool = False
 
     def size_of(self, epoch: int, stored: int) -> int:
@@ -189,7 +185,7 @@ def fit(
                 at_step()
             rate = schedule(step, steps * settings.epochs, settings)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["share"]
+                group["lr"] = rate
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 logits = network(batch.contiguous(memory_format=order_in_memory)).float()
             loss = functional.cross_entropy(
@@ -275,35 +271,17 @@ def round_to_half(network: nn.Module) -> None:
 def _make_optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.AdamW:
     import torch
 
-    groups = []
-    blocks = group_by_depth(network) if settings.depth_decay != 1 else [list(network.parameters())]
-    for depth, parameters in enumerate(reversed(blocks)):
-        own = [p for p in parameters if p.requires_grad]
-        # Decay pulls towards zero; for biases and normalisation layers zero means nothing.
-        for decay, chosen in (
-            (settings.weight_decay, [p for p in own if p.ndim >= 2]),
-            (0.0, [p for p in own if p.ndim < 2]),
-        ):
-            if chosen:
-                share = settings.depth_decay**depth
-                groups.append({"params": chosen, "weight_decay": decay, "share": share})
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
-def group_by_depth(network: nn.Module) -> list[list[torch.nn.Parameter]]:
-    """The parameters by block, from the input to the classes.
-
-    A block is a layer or a group of layers of the published network: the stem, the four stages
-    and the last layer of a ResNet, the nine parts of an EfficientNet, single convolutions of
-    AlexNet.
-    """
-    blocks: dict[str, list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        words = name.split(".")
-        # torchvision puts what it repeats under "features", and by number there.
-        block = ".".join(words[:2]) if words[0] in ("features", "blocks", "stages") else words[0]
-        blocks.setdefault(block.replace("bn1", "conv1"), []).append(parameter)
-    return list(blocks.values())
+    # Decay pulls towards zero; for biases and normalisation layers zero means nothing.
+    weights = [p for p in network.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in network.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        fused=True,
+    )
 
 
 def _list_normalisation(network: nn.Module) -> list[torch.nn.BatchNorm2d]:

@@ -125,7 +125,7 @@ def distrust(scores: FloatArray, truth: IntArray, noise: Noise) -> str:
         )
     if agreed < LEAST_RIGHT * (1 - noise.share):
         return (
-            f"The models are right on {agreed / (1 - noise.share):.0%} of the cells; at least "
+            f"The models are right on {agreed / (1 - noise.share):.1%} of the cells; at least "
             f"{LEAST_RIGHT:.0%} are needed before their doubts mean anything."
         )
     return ""
