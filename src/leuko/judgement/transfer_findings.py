@@ -15,9 +15,10 @@ def tell_transfers(results: Mapping[str, Any]) -> list[str]:
     told = results["laboratories"]
     every = [*told["transfers"], *told["leave_one_out"]]
     drops = [triple(t["drop"]["forced"], METRIC)[0] for t in every]
-    ends = dict.fromkeys(points(d).lstrip("+") for d in (min(drops), max(drops)))
+    # Of what is gained or lost, not of what is lost: where data are few a drop may be negative.
+    ends = dict.fromkeys(points(-d) for d in (max(drops), min(drops)))
     said = [
-        f"Away from home the balanced accuracy is lower by {' to '.join(ends)} points, by model "
+        f"Away from home the balanced accuracy changes by {' to '.join(ends)} points, by model "
         "and way, if only the common classes can be answered."
     ]
     for pair in dict.fromkeys((t["train"], t["test"]) for t in every):
