@@ -32,10 +32,10 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch, capsys):
     write_demo_set(tmp_path / "blood-cells", seed=2, counts=counts, pairs=0)
     if "second-laboratory/" in page.read_text("utf-8"):
         write_demo_set(tmp_path / "second-laboratory", seed=5, counts=counts, pairs=0)
-    # Only the length of the training differs from what the page shows.
+    # Only the length of the training and the size of the pictures differ from what the page shows.
     from leuko import study
 
-    quick = partial(study.compare, folds=2, epochs=1, views=1)
+    quick = partial(study.compare, folds=2, epochs=1, views=1, size=64)
     monkeypatch.setattr(leuko, "compare", quick, raising=False)
     for code in blocks(page, "python"):
         exec(compile(code, str(page), "exec"), {"__name__": "__main__"})

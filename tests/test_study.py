@@ -255,14 +255,6 @@ def test_the_given_split_is_kept(tmp_path: Path):
     assert all("TEST/" in i for i in splits.filter(pl.col("part") == "test")["image"])
 
 
-def test_python_tells_the_story_of_the_readme(cells: Path, tmp_path: Path):
-    manifest = leuko.scan(cells)
-    cleaned = leuko.clean(manifest, recipe="minimal")
-    study = leuko.compare(cleaned, out=tmp_path / "run", **{**QUICK, "epochs": 1})
-    path = study.report(tmp_path / "mine.html")
-    assert path.read_text().lower().startswith("<!doctype html>")
-
-
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
