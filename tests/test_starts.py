@@ -102,7 +102,7 @@ def test_a_study_asks_the_starts_that_never_saw_its_laboratory(tmp_path: Path):
             (tmp_path / "set" / kind / f"{i:02}.png").write_bytes(picture)
     study = compare(
         tmp_path / "set", models=("alexnet",), folds=2, epochs=1, views=1, leak_meter=False,
-        groups="given", out=tmp_path / "run",
+        groups="given", recipe="minimal", out=tmp_path / "run",
     )  # fmt: skip
     told = {o["name"]: o for o in study.results["labels"]["opinions"]}
     assert told["alexnet, pretrained elsewhere"]["kind"] == "foreign"
