@@ -28,6 +28,7 @@ FLOORS = [
     {"leuko.study", "leuko.laboratories", "leuko.training", "leuko.inspection"},
     {"leuko.pretraining"},
     {"leuko.progress"},
+    {"leuko.commands"},
     {"leuko.cli"},
 ]
 
@@ -43,7 +44,7 @@ DOORS = {
         "leuko.judgement.canvas",
     ),
     "jinja2": ("leuko.judgement.report",),
-    "cyclopts": ("leuko.cli",),
+    "cyclopts": ("leuko.cli", "leuko.commands"),
     "rich": ("leuko.progress",),
     "kagglehub": ("leuko.data.downloads",),
     # Batches encode what they show, as cameras do; they read no file.

@@ -1,0 +1,87 @@
+"""Commands that use a trained model: predict, export. None needs PyTorch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from leuko.commands.options import OUTPUT, AsJson
+from leuko.errors import SettingsError
+
+
+def predict(
+    images: list[Path],
+    /,
+    *,
+    model: Path | None = None,
+    scale: float | None = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Find the leukocytes in images and classify them. Needs no PyTorch.
+
+    Whole fields give an answer per cell, pictures cut around one cell give one. Each answer is
+    pre-classified, unidentified (the model isn't sure) or rejected (no leukocyte). Files that can't
+    be read are listed. Prints CSV unless --out or --json is given.
+
+    Parameters
+    ----------
+    images:
+        Images, folders, and CSV files with a column image.
+    model:
+        A bundle that leuko train wrote. [default: the one that ships with Leuko]
+    scale:
+        Pixels per µm. [default: measured from the red cells, once for each picture size]
+    out:
+        Where the answers go: .csv, .parquet or .json.
+    as_json:
+        Print the answers as JSON.
+    """
+    from leuko.progress import Console
+    from leuko.use.answers import check_kind
+    from leuko.use.predictor import load
+
+    if out is not None:
+        check_kind(out)
+    if scale is not None and not 0 < scale < 1000:
+        raise SettingsError(f"--scale is {scale}; expected pixels per µm, such as 12.7.")
+    console = Console(sys.argv[1:])
+
+    def tell(done: int, total: int) -> None:
+        console.count("images", done, total)
+
+    found = load(model).predict(images, scale=scale, progress=tell)
+    if out is not None:
+        found.write(out)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+    elif out is None:
+        sys.stdout.write(found.to_csv())
+    console.conclude_predictions(found, out)
+    return 3 if found.set_aside else 0
+
+
+def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int:
+    """Take the network out of a bundle, after checking it, for other programs.
+
+    Parameters
+    ----------
+    bundle:
+        That leuko train wrote.
+    to:
+        onnx.
+    out:
+        The file, which must not exist. [default: NAME.onnx in the current folder]
+    """
+    from leuko.errors import UnknownNameError, suggest
+    from leuko.learning.bundle import take_model
+
+    if to != "onnx":
+        raise UnknownNameError(f"There is no format {to!r}. {suggest(to, ['onnx'])}")
+    place = Path(f"{bundle.resolve().stem}.onnx") if out is None else out
+    sys.stdout.write(f"{take_model(bundle, place)}\n")
+    return 0
