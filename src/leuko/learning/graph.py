@@ -91,7 +91,8 @@ def replace_tensors(data: bytes, values: Mapping[str, NDArray[np.generic]]) -> b
     for name, value in values.items():
         if name not in there:
             raise BundleError(
-                f"model.onnx has no tensor {name!r} that could be replaced. Export the bundle again."
+                f"model.onnx has no tensor {name!r} to put other numbers into. Export the bundle "
+                "again."
             )
         old = there[name]
         if old.shape != value.shape or old.dtype != value.dtype:
@@ -100,7 +101,9 @@ def replace_tensors(data: bytes, values: Mapping[str, NDArray[np.generic]]) -> b
                 f"replaced by {value.shape} {value.dtype}. Give it as it is there."
             )
         if not np.isfinite(value).all():
-            raise BundleError(f"New values for {name!r} hold NaN or infinite ones; none is written.")
+            raise BundleError(
+                f"New values for {name!r} hold NaN or infinite ones; none is written."
+            )
     changed = bytearray(data)
     for number, graph in _fields(memoryview(changed)):
         for inner, tensor in _fields(_bytes(graph)) if number == 7 else ():

@@ -1,4 +1,4 @@
-"""A new microscope from a few dozen labelled cells: is a re-fitted last layer better, and by how much?
+"""A new microscope from a few dozen labelled cells: is a re-fitted last layer better?
 
     features, labels → head by cross-validation → before against after → calibration → curve
 
@@ -34,10 +34,11 @@ from leuko.judgement.metrics import Float64, measure, resampled
 from leuko.learning.head import Head, answer_features, fit_head, fit_heads
 
 MINIMUM = 20  # labelled cells
-LEAST = 3  # groups of a class: one to judge by, and two to choose the strength on
-STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 FOLDS = 5
+LEAST = FOLDS  # groups of a class: one in each fold
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1)  # divided by the number of cells
 REPEATS = 4
+SMALL = 0.01  # of balanced accuracy: a gain that hardly helps
 CERTAIN = 0.9  # share of the resamples in which the new layer has to be better
 METRIC = "balanced_accuracy"
 
@@ -110,7 +111,9 @@ class Adaptation:
         temperature: For `apply_temperature`.
         thresholds: (K,) of the sets of classes; None without a coverage.
         judged: Before and after.
-        curve: By number of labels, rising; empty where there are too few cells for one.
+        accuracy: The share of right answers, ``before`` and ``after``, on the same cells.
+        recalls: (2, K), before and after, of each class; 0 without cells.
+        curve: By number of labels, rising; the last is what a fold leaves of all.
         doubled: What as many labels again would gain, if the curve goes on as it does; None
             without a curve.
         counts: (K,) cells of each class.
@@ -125,10 +128,28 @@ class Adaptation:
     temperature: float
     thresholds: Float64 | None
     judged: Gain
+    accuracy: dict[str, Interval]
+    recalls: Float64
     curve: tuple[CurvePoint, ...]
     doubled: Interval | None
     counts: NDArray[np.int64]
     ignored: NDArray[np.int64]
+
+    @property
+    def outlook(self) -> str:
+        """Whether more labels would help: a sentence."""
+        if self.doubled is None:
+            return "There are too few labels to say what more of them would give."
+        gain, N = self.doubled, int(self.counts.sum())
+        told = (
+            f"{100 * gain.value:+.1f} points of balanced accuracy ({100 * gain.low:+.1f} to "
+            f"{100 * gain.high:+.1f}) if the learning curve goes on as it does"
+        )
+        if gain.high < SMALL:
+            return f"{N} more labels would hardly help: {told}."
+        if gain.low > 0:
+            return f"{N} more labels would help: {told}."
+        return f"Whether {N} more labels would help can't be told from these: {told}."
 
 
 def adapt_head(
@@ -160,7 +181,7 @@ def adapt_head(
     """
     kept, ignored = _choose_cells(examples, head, classes)
     sizes = choose_sizes(kept)
-    total = (len(sizes) + 1) * REPEATS * _count_folds(kept, FOLDS)
+    total = (len(sizes) + 1) * REPEATS * FOLDS
     done = 0
 
     def step() -> None:
@@ -191,6 +212,11 @@ def adapt_head(
         temperature=warmth, thresholds=thresholds, judged=judged,
         curve=(*curve, CurvePoint(full, judged.after)),
         doubled=extrapolate(kept, new, seed=seed),
+        recalls=np.stack([_find_recalls(kept, old), _find_recalls(kept, new[full])]),
+        accuracy={
+            "before": _limits(kept, old[:1], seed, "accuracy"),
+            "after": _limits(kept, new[full], seed, "accuracy"),
+        },
         counts=np.bincount(kept.labels, minlength=len(classes)), ignored=ignored,
     )  # fmt: skip
 
@@ -216,7 +242,7 @@ def cross_answer(
         (R, N, K): one answer for each cell in each repeat.
     """
     answers = np.zeros((REPEATS, len(examples), len(head[0])))
-    for split in _split(examples, _count_folds(examples, FOLDS), REPEATS, seed):
+    for split in _split(examples, FOLDS, REPEATS, seed):
         rng = np.random.default_rng([seed, split.repeat, split.fold, size or 0])
         rows = split.train if size is None else _draw(examples, split.train, size, rng)
         part = examples.take(rows)
@@ -230,23 +256,24 @@ def choose_strength(examples: Examples, head: Head, *, seed: int = 0) -> float:
     """How strongly to hold a new layer to the old one, by cross-validation within these cells.
 
     Returns:
-        The one of `STRENGTHS` with the least log loss, averaged over the classes; the largest
-        where there are too few groups to tell.
+        The one of `STRENGTHS`, divided by the number of cells, with the least log loss, averaged
+        over the classes; the largest where there are too few groups to tell.
     """
-    folds = _count_folds(examples, FOLDS - 1)
+    N = len(examples)
+    folds = min(FOLDS - 1, *_count_groups(examples).values())
     if folds < 2:
-        return STRENGTHS[0]
+        return STRENGTHS[0] / N
     y = examples.labels
     counts = np.bincount(y)[y]
     loss = dict.fromkeys(STRENGTHS, 0.0)
     for split in _split(examples, folds, 1, seed):
         part = examples.take(split.train)
-        heads = fit_heads(part.features, part.labels, head, STRENGTHS)
+        heads = fit_heads(part.features, part.labels, head, [s / len(part) for s in STRENGTHS])
         for strength, fitted in zip(STRENGTHS, heads, strict=True):
             p = answer_features(examples.features[split.test], fitted)
             right = p[np.arange(len(p)), y[split.test]]
             loss[strength] -= float((np.log(np.maximum(right, 1e-9)) / counts[split.test]).sum())
-    return min(STRENGTHS, key=lambda strength: loss[strength])
+    return min(STRENGTHS, key=lambda strength: loss[strength]) / N
 
 
 def compare_layers(examples: Examples, old: Float64, new: Float64, *, seed: int = 0) -> Gain:
@@ -259,11 +286,13 @@ def compare_layers(examples: Examples, old: Float64, new: Float64, *, seed: int 
         seed: Of the resamples.
     """
     y, rng = examples.labels, np.random.default_rng(seed)
-    plain = np.array([measure(METRIC, y, b) - measure(METRIC, y, a) for a, b in zip(old, new)])
+    plain = np.array(
+        [measure(METRIC, y, b) - measure(METRIC, y, a) for a, b in zip(old, new, strict=True)]
+    )
     weights = bootstrap_weights(examples.groups, rng)
     draws = np.stack(
         [resampled(METRIC, y, b, weights) - resampled(METRIC, y, a, weights)
-         for a, b in zip(old, new)]
+         for a, b in zip(old, new, strict=True)]
     )  # fmt: skip
     value = float(plain.mean())
     low, high = limits_over_repeats(plain, draws, rng)
@@ -284,8 +313,8 @@ def decide_change(judged: Gain, classes: int) -> tuple[bool, bool, str]:
     """
     before, after, gain = judged.before, judged.after, judged.gain
     told = (
-        f"{after.value:.1%} instead of {before.value:.1%} balanced accuracy, {100 * gain.value:+.1f} "
-        f"points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        f"{after.value:.1%} instead of {before.value:.1%} balanced accuracy, "
+        f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     )
     if max(before.low, after.low) <= 1 / classes:
         return False, False, (
@@ -370,9 +399,9 @@ def _choose_cells(
             f"{len(examples.groups)} groups for {len(head[0])} rows of a layer and {K} classes; "
             "expected as many of each."
         )
-    groups = [len({g for g, k in zip(examples.groups, y, strict=True) if k == c}) for c in range(K)]
-    enough = np.array(groups) >= LEAST
-    kept = examples.take(enough[y]) if len(y) else examples
+    groups = _count_groups(examples)
+    enough = np.array([groups[k] >= LEAST for k in range(K)])
+    kept = examples.take(np.flatnonzero(enough[y]))
     there = [classes[k] for k in np.flatnonzero(enough)]
     rare = ", ".join(f"{classes[k]} {groups[k]}" for k in range(K) if 0 < groups[k] < LEAST)
     more = f" Too few to learn from: {rare}; {LEAST} are needed." if rare else ""
@@ -410,15 +439,24 @@ def _split(examples: Examples, folds: int, repeats: int, seed: int) -> list[Spli
     )
 
 
-def _count_folds(examples: Examples, most: int) -> int:
-    """So many that each class is in each."""
-    pairs = set(zip(examples.labels.tolist(), examples.groups, strict=True))
-    return min(most, *Counter(k for k, _ in pairs).values())
+def _count_groups(examples: Examples) -> Counter[int]:
+    """How many groups each class is in."""
+    pairs = set(zip(np.asarray(examples.labels).tolist(), examples.groups, strict=True))
+    return Counter(k for k, _ in pairs)
 
 
 def _count_full(examples: Examples) -> int:
-    return round(len(examples) * (1 - 1 / _count_folds(examples, FOLDS)))
+    """Labels that a fold leaves for fitting."""
+    return round(len(examples) * (1 - 1 / FOLDS))
 
 
-def _limits(examples: Examples, answers: Float64, seed: int) -> Interval:
-    return interval(METRIC, examples.labels, answers, examples.groups, rng=seed)
+def _find_recalls(examples: Examples, answers: Float64) -> Float64:
+    """(K,), the mean over the repeats."""
+    y, K = examples.labels, answers.shape[2]
+    right = (answers.argmax(axis=2) == y).mean(axis=0)
+    counts = np.bincount(y, minlength=K)
+    return np.asarray(np.bincount(y, weights=right, minlength=K) / np.maximum(counts, 1))
+
+
+def _limits(examples: Examples, answers: Float64, seed: int, metric: str = METRIC) -> Interval:
+    return interval(metric, examples.labels, answers, examples.groups, rng=seed)
