@@ -379,6 +379,7 @@ def main() -> None:
     parser.add_argument("--models", default="alexnet,efficientnet_b0,resnet18")
     parser.add_argument("--disputed", type=Path, help="disputed.csv of a study of the Kaggle set")
     parser.add_argument("--drawn", action="store_true")
+    parser.add_argument("--ways", default="away,back,home", help="to blood-cells, to PBC, at home")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     models = given.models.split(",")
@@ -392,15 +393,15 @@ def main() -> None:
         if given.disputed:
             without = np.isin(names, pl.read_csv(given.disputed)["image"].to_numpy())
         four = pbc.take(np.isin(pbc.labels, FOUR))
-        for model in models:
+        for model in models if "away" in given.ways else ():
             start = see(given.cache, f"start_{model}-kaggle", lambda m=model: export_start(m),
                         lambda: kaggle, 8)  # fmt: skip
             report(f"PBC → blood-cells, {model}", start, pool, without)
-        for model in ("alexnet", "resnet18"):
+        for model in models if "back" in given.ways else ():
             trained = see(given.cache, f"kaggle_{model}-pbc",
                           lambda m=model: train_on_kaggle(m, kaggle), lambda: four, 8)  # fmt: skip
             report(f"blood-cells → PBC, four classes, {model}", trained, pool, None)
-        for model in models:
+        for model in models if "home" in given.ways else ():
             home = see(given.cache, f"start_{model}-home", lambda m=model: export_start(m),
                        lambda: pbc, 1)  # fmt: skip
             report(f"PBC → PBC, {model}: nothing to gain", home, pool, None)
