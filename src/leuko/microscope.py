@@ -44,7 +44,7 @@ from leuko.learning.head import Head
 from leuko.learning.parts import check_sums, read_parts, read_tensors
 from leuko.plan import Source, find_name, prepare
 from leuko.settings import StudySettings
-from leuko.use.adaptation import Adaptation, Examples, adapt_head
+from leuko.use.adaptation import LEAST, Adaptation, Examples, adapt_head
 from leuko.watcher import Watcher
 
 RECIPE = "minimal"  # a few labelled cells: nothing is dropped but what can't be used
@@ -121,6 +121,11 @@ def adapt(
         coverage=old.facts.decision.coverage, seed=seed, prepare=lambda head: _round(old, head),
         tick=lambda done, total: watcher.count("fitting and judging", done, total),
     )  # fmt: skip
+    if found.ignored.any():
+        rare = zip(old.facts.classes, found.ignored, strict=True)
+        told_rare = ", ".join(f"{name} {n}" for name, n in rare if n)
+        notes.append(f"took no part, as {LEAST} different cells of a class are needed: {told_rare}")
+        watcher.say(notes[-1])
     watcher.say("writing and checking the bundle")
     told = describe(old, cleaned, found, notes, seed=seed)
     made = write_adapted(old, found, told, out)
@@ -164,7 +169,11 @@ def match_labels(
             "leuko train."
         )
     labels = [place[both.names[name][c]] for c in cleaned.manifest.table["label"].to_list()]
-    notes = [f"{c} is taken as {both.names[name][c]}" for c in there if both.names[name][c] != c]
+    notes = [
+        f"{c} is taken as {both.names[name][c]}"
+        for c in there
+        if both.names[name][c].casefold() != c.casefold()
+    ]
     absent = [c for c in classes if place[both.names[OWN][c]] not in set(labels)]
     if absent:
         notes.append(

@@ -64,8 +64,10 @@ def _tell_adaptation(told: Mapping[str, Any]) -> str:
     notes = "".join(f"\n- {note}." for note in told["notes"])
     return f"""## Fitted to another microscope
 
-{told["reason"]} Everything else in the network is that of the bundle it was made from; what is said
-below of data and figures is said of that one, with its own last layer, temperature and thresholds.
+{told["reason"]}
+
+Everything else in the network is that of the bundle it was made from; what is said below of data
+and figures is said of that one, with its own last layer, temperature and thresholds.
 
 - Labelled cells: {data["cells"]:,} of {data["name"]} ({data["layout"]}): {counts}; recipe
   {data["recipe"]!r}, SHA-256 of ids, bytes, labels and groups `{data["sha256"]}`.
