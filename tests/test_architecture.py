@@ -18,7 +18,13 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {"leuko.errors"},
     {"leuko.storage", "leuko.engine"},
-    {"leuko.data", "leuko.judgement.metrics", "leuko.judgement.calibration", "leuko.run"},
+    {
+        "leuko.data",
+        "leuko.judgement.metrics",
+        "leuko.judgement.calibration",
+        "leuko.judgement.outliers",
+        "leuko.run",
+    },
     {"leuko.learning"},
     {"leuko.judgement"},
     {"leuko.use"},
