@@ -42,11 +42,12 @@ def write_pdf(
     page.setSubject(RESEARCH_USE)
     page.translate(MARGIN, A4[1] - MARGIN)
     width, height = A4[0] - 2 * MARGIN, A4[1] - 2 * MARGIN
-    for percent in range(100, 10, -4):
-        scale = percent / 100
+    scale = 1.0
+    parts, used = _measure(sheet, page, width)
+    while used > height / scale:
+        # At half the size twice as much fits on a line, and twice as many lines on the page.
+        scale = min(scale * 0.98, scale * (height / scale / used) ** 0.5)
         parts, used = _measure(sheet, page, width / scale)
-        if used <= height / scale:
-            break
     page.scale(scale, scale)
     parts.drawOn(page, 0, -used)
     page.showPage()
@@ -120,7 +121,7 @@ def _lay_parts(sheet: Sheet, width: float) -> list[Any]:
     parts += [_write(note, before=3) for note in sheet.notes]
     if sheet.compared:
         parts.append(_write("Against the reference count", 10, bold=True, before=9))
-        parts += [_write(sheet.reference), _lay_reference(sheet.compared, width)]
+        parts += [_write(sheet.reference), _lay_reference(sheet, width)]
     if sheet.asides:
         parts.append(_lay_asides(sheet.asides, width))
     if not sheet.signed:
@@ -204,22 +205,36 @@ def _draw_bar(bar: tuple[float, float, float], width: float) -> Any:
     return drawing
 
 
-def _lay_reference(compared: Sequence[Compared], width: float) -> Any:
-    heads = ["class", "this count, %", "reference, % (cells)", "difference, points", "95 % limits"]
-    rows = [[_lay_head(head, i == 0) for i, head in enumerate(heads)]]
-    rows += [
-        [
-            _write(c.label, bold=True, after=0),
-            _write(c.counted, right=True, after=0),
-            _write(c.reference, right=True, after=0),
-            _write(
-                c.difference, 8.6, LOUD if c.beyond else INK, bold=c.beyond, right=True, after=0
-            ),
-            _write(c.limits, 8, QUIET, right=True, after=0),
-        ]
-        for c in compared
+def _lay_reference(sheet: Sheet, width: float) -> Any:
+    heads = [
+        "class",
+        "this count, %",
+        "reference, %\n(cells)",
+        "difference,\npoints",
+        "95 % limits",
     ]
-    return _make_table(rows, [width * s for s in (0.28, 0.17, 0.2, 0.17, 0.18)], _RULES)
+    shares = [0.28, 0.17, 0.2, 0.17, 0.18]
+    if sheet.corrected:
+        heads += ["of the\ncorrected", "95 % limits"]
+        shares = [0.22, 0.13, 0.13, 0.11, 0.155, 0.1, 0.155]
+    rows = [[_lay_head(head, i == 0) for i, head in enumerate(heads)]]
+    rows += [_lay_compared(c, sheet.corrected) for c in sheet.compared]
+    return _make_table(rows, [width * share for share in shares], _RULES)
+
+
+def _lay_compared(c: Compared, corrected: bool) -> list[Any]:
+    shown = LOUD if c.beyond else INK
+    row = [
+        _write(c.label, bold=True, after=0),
+        _write(c.counted, right=True, after=0),
+        _write(c.reference, right=True, after=0),
+        _write(c.difference, 8.6, shown, bold=c.beyond, right=True, after=0),
+        _write(c.limits, 8, QUIET, right=True, after=0),
+    ]
+    if corrected:
+        row.append(_write(c.corrected, right=True, after=0))
+        row.append(_write(c.corrected_limits, 8, QUIET, right=True, after=0))
+    return row
 
 
 def _lay_asides(asides: Sequence[Aside], width: float) -> Any:

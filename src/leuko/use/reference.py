@@ -244,6 +244,7 @@ def compare_slide(found: Differential, reference: Mapping[str, int]) -> tuple[Di
     }
     labels = {key: one.label for key, one in own.items()}
     names = order_classes({**spelled, **labels}.values())
+    names.sort(key=lambda name: sort_class(name) == NUCLEATED_RED)
     return tuple(
         _compare_class(name, own.get(key), named.get(key), whole)
         for name in names

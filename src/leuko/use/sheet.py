@@ -57,7 +57,7 @@ class Aside:
 
 @dataclass(frozen=True)
 class Compared:
-    """One class against the reference."""
+    """One class against the reference: shares, and the differences with their limits."""
 
     label: str
     counted: str
@@ -65,6 +65,8 @@ class Compared:
     difference: str
     limits: str
     beyond: bool
+    corrected: str
+    corrected_limits: str
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,8 @@ def _make_compared(d: Difference) -> Compared:
         difference=tell_signed(d.difference.value),
         limits=tell_signed_range(d.difference),
         beyond=d.beyond_chance,
+        corrected=tell_signed(d.corrected_difference.value),
+        corrected_limits=tell_signed_range(d.corrected_difference),
     )
 
 
