@@ -121,7 +121,8 @@ def _spread(seen: Float64, among: NDArray[np.bool_], k: int) -> Float64:
     weights: Float64 = np.where(others, seen, 0.0)
     if not weights.any():
         weights = others.astype(np.float64)
-    return weights / max(weights.sum(), SMALLEST)  # nothing, where k alone is counted
+    weights /= max(weights.sum(), SMALLEST)  # nothing, where k alone is counted
+    return weights
 
 
 def _draw_shares(alpha: Float64, draws: int, generator: np.random.Generator) -> Float64:

@@ -156,7 +156,7 @@ def _lay_classes(sheet: Sheet, width: float) -> Any:
         heads += ["corrected\n%", "95 % limits", "right in the\nmodel's test"]
         shares = [0.19, 0.08, 0.08, 0.125, 0.185, 0.105, 0.115, 0.12]
     widths = [width * share for share in shares]
-    rows = [[_lay_head(head, i == 0) for i, head in enumerate(heads)]]
+    rows: list[list[Any]] = [[_lay_head(head, i == 0) for i, head in enumerate(heads)]]
     rows += [_lay_line(line, sheet.corrected, widths[4]) for line in sheet.lines]
     style = [*_RULES]
     if sheet.red:
@@ -217,7 +217,7 @@ def _lay_reference(sheet: Sheet, width: float) -> Any:
     if sheet.corrected:
         heads += ["of the\ncorrected", "95 % limits"]
         shares = [0.22, 0.13, 0.13, 0.11, 0.155, 0.1, 0.155]
-    rows = [[_lay_head(head, i == 0) for i, head in enumerate(heads)]]
+    rows: list[list[Any]] = [[_lay_head(head, i == 0) for i, head in enumerate(heads)]]
     rows += [_lay_compared(c, sheet.corrected) for c in sheet.compared]
     return _make_table(rows, [width * share for share in shares], _RULES)
 

@@ -239,9 +239,8 @@ def compare_slide(found: Differential, reference: Mapping[str, int]) -> tuple[Di
         named[key] = named.get(key, 0) + count
         spelled.setdefault(key, name)
     whole = sum(n for name, n in reference.items() if sort_class(name) == LEUKOCYTE)
-    own: dict[str, Row | Beside] = {
-        normalise_spelling(one.label): one for one in (*found.rows, *found.beside)
-    }
+    classes: list[Row | Beside] = [*found.rows, *found.beside]
+    own = {normalise_spelling(one.label): one for one in classes}
     labels = {key: one.label for key, one in own.items()}
     names = order_classes({**spelled, **labels}.values())
     names.sort(key=lambda name: sort_class(name) == NUCLEATED_RED)

@@ -18,6 +18,7 @@ from leuko.use.kinds import NUCLEATED_RED
 from leuko.use.reference import Difference
 
 REASONS = 5  # of one kind that are named; the rest is summed
+ID = 13  # characters of a bundle's id, which is a hash
 WORDS = 120  # characters of a name or reason that comes from data
 
 
@@ -265,7 +266,7 @@ def _tell_foot(found: Differential) -> tuple[str, ...]:
     model = f"Leuko {leuko.__version__}"
     if found.model:
         m = found.model
-        model += f", {m['architecture']}, bundle {shorten(str(m['bundle']), 80)} of {m['created']}"
+        model += f", {m['architecture']}, bundle {shorten(str(m['bundle']), ID)} of {m['created']}"
     if found.made:
         model += f". Counted {tell_time(found.made)}"
     return (*foot, model + ".")
