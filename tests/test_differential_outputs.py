@@ -17,7 +17,13 @@ import leuko
 from leuko.cli import main
 from leuko.data.drawing import draw_field
 from leuko.data.image import encode_png, resize_image
-from leuko.errors import LabelTableError, OutputError, SettingsError, UnknownNameError
+from leuko.errors import (
+    LabelTableError,
+    NoImagesError,
+    OutputError,
+    SettingsError,
+    UnknownNameError,
+)
 from leuko.judgement.agreement import (
     Limited,
     limit_difference,
@@ -37,7 +43,7 @@ from leuko.use.reference import (
     parse_threshold,
     read_reference,
 )
-from leuko.use.slides import Slides
+from leuko.use.slides import Slides, find_slides
 from small_bundle import make_bundle
 
 HOSTILE = "=cmd|'/c calc'!A1<script>alert(1)</script>\x07\u202e&\udcff"
@@ -258,6 +264,21 @@ def test_thresholds_are_read_strictly():
         )
 
 
+def test_which_folders_are_slides(slides: Path):
+    one, two = slides / "one", slides / "two"
+    nameless = Reference("r", {"": {"x": 1}})
+    both = Reference("r", {"one": {"x": 1}, "elsewhere": {"x": 1}})
+    assert find_slides(slides, None, several=False)[0] == {slides.name: slides}
+    assert find_slides(slides, None, several=True)[0] == {"one": one, "two": two}
+    assert find_slides(slides, both, several=False)[0] == {"one": one, "two": two}
+    assert find_slides(one, both, several=False)[0] == {"one": one}
+    assert find_slides(one, nameless, several=False)[0] == {"one": one}
+    with pytest.raises(LabelTableError, match="names no slide"):
+        find_slides(slides, nameless, several=True)
+    with pytest.raises(NoImagesError, match="expected one for each slide"):
+        find_slides(one, None, several=True)
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -351,5 +372,7 @@ def test_wrong_use_is_told_before_any_work(slides: Path, tmp_path: Path, capsys)
     reference.write_text("slide,class,count\nelsewhere,neutrophil,5\n")
     assert main(["differential", str(slides), "--reference", str(reference)]) == 1
     assert "names the slides 'elsewhere'" in capsys.readouterr().err
+    assert main(["differential", one, "--above", "monocyte=3"]) == 2
+    assert "Leave --above and --below out" in capsys.readouterr().err
     with pytest.raises(OutputError, match="isn't empty"):
         Slides((), (), {}, None, "", ()).write(slides)

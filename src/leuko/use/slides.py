@@ -206,6 +206,11 @@ def differential(
         raise NoImagesError(f"There is no {place}; expected a folder with the images of a slide.")
     known = read_reference(Path(reference)) if reference is not None else None
     slides, notes = find_slides(place, known, several=several)
+    if thresholds and (known is None or list(slides.values()) == [place]):
+        raise SettingsError(
+            "A threshold says how often a sign is found on several slides; here is one slide, or "
+            "no reference. Leave --above and --below out."
+        )
     predictor = model if isinstance(model, Predictor) else load(model)
     record = read_record(predictor.bundle.facts, predictor.bundle.id)
     found: list[Differential] = []
@@ -224,7 +229,8 @@ def differential(
                 given, record=record, slide=name, target=target, made=datetime.now(UTC)
             )
         )
-    return _join(found, answers, known, thresholds, notes)
+    whole = list(slides.values()) == [place]
+    return _join(found, answers, known, thresholds, notes, single=whole)
 
 
 def _join(
@@ -233,23 +239,21 @@ def _join(
     reference: Reference | None,
     thresholds: Sequence[Threshold],
     notes: Sequence[str],
+    *,
+    single: bool,
 ) -> Slides:
-    """Puts the reference beside the slides."""
+    """Puts the reference beside the slides, or beside the one slide that all pictures are of."""
     differences: dict[str, tuple[Difference, ...]] = {}
     comparison = None
     if reference is not None:
-        single = next(iter(reference.slides.values()))
-        if len(found) == 1 and len(reference.slides) == 1:
-            differences[found[0].slide] = compare_slide(found[0], single)
+        if single:
+            own = found[0].slide
+            counts = reference.slides.get(own) or next(iter(reference.slides.values()))
+            differences[own] = compare_slide(found[0], counts)
         else:
             comparison = compare_slides(found, reference, thresholds)
             differences = dict(comparison.differences)
         notes = [*notes, *reference.notes]
-    if thresholds and comparison is None:
-        raise SettingsError(
-            "A threshold says how often a sign is found on several slides; here is one slide, or "
-            "no reference. Leave --above and --below out."
-        )
     name = reference.name if reference else ""
     return Slides(tuple(found), tuple(answers), differences, comparison, name, tuple(notes))
 
@@ -275,13 +279,14 @@ def find_slides(
     named = [name for name in reference.slides if name] if reference else []
     inner = {path.name: path for path in list_folders(place)} if is_folder(place) else {}
     hits = [name for name in named if name in inner]
+    fits = bool(hits) or (not several and (not named or own in named))
+    if reference is not None and not fits:
+        raise LabelTableError(
+            f"{reference.name} names {f'the slides {_quote(named)}' if named else 'no slide'}, but "
+            f"{place} holds {_quote(list(inner)) if inner else 'no folders'}. Name a slide as its "
+            "folder, or leave the column slide out for a single slide."
+        )
     if not several and not hits:
-        if named and named != [own]:
-            raise LabelTableError(
-                f"{reference.name if reference else ''} names the slides {_quote(named)}, but "
-                f"{place} holds {_quote(list(inner)) if inner else 'no folders'}. Name a slide as "
-                "its folder, or leave the column slide out for a single slide."
-            )
         return {own: place}, []
     slides = {name: path for name, path in inner.items() if _holds_any(path)}
     if not slides:
