@@ -205,7 +205,7 @@ class Console(Watcher):
 
     def conclude_differential(self, found: Slides, out: Path | None) -> None:
         """Prints each slide as a table, then what was set aside and where everything is."""
-        from leuko.use.sheet import lay_out
+        from leuko.use.sheet import lay_out, tell_signed, tell_signed_range
 
         for note in found.notes:
             self._print(note)
@@ -228,8 +228,9 @@ class Console(Watcher):
             self._print(f"\n{len(found.comparison.slides)} slides against {found.reference}:")
             for m in found.comparison.methods:
                 bias = m.agreement.bias
-                limits = f" ({bias.low:+.1f} to {bias.high:+.1f})" if bias.low is not None else ""
-                self._print(f"{m.label:22}{m.way:10} bias {bias.value:+.1f}{limits} points")
+                limits = f" ({tell_signed_range(bias)})" if bias.low is not None else ""
+                told = f"bias {tell_signed(bias.value)}{limits} points"
+                self._print(f"{m.label:22}{m.way:11}{told}")
             for told in found.comparison.left_out:
                 self._print(f"not compared: {told}")
         if out is not None:

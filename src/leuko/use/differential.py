@@ -397,8 +397,8 @@ def _flag_doubts(
         return []
     all_cells = cells + doubtful + sum(one.count for one in beside)
     text = (
-        f"{doubtful:,} of {all_cells:,} cells ({_tell_share(doubtful / all_cells)}) are "
-        "unidentified and aren't part of the percentages"
+        f"Unidentified: {doubtful:,} of {all_cells:,} cells ({_tell_share(doubtful / all_cells)}), "
+        "no part of the percentages"
     )
     usual = record.unidentified if record and reader is None else None
     if usual is None:
