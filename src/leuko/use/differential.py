@@ -444,8 +444,9 @@ def _flag_classes(
             continue
         if not row.corrected_low <= row.percent <= row.corrected_high:
             text = (
-                f"{row.label}: the count says {row.percent:.1f} %, corrected for the model's "
-                f"errors {row.corrected:.1f} % ({row.corrected_low:.1f}–{row.corrected_high:.1f})."
+                f"{row.label}: the counted cells say {row.percent:.1f} %; with doubtful cells and "
+                f"the model's errors allowed for it is {row.corrected:.1f} % "
+                f"({row.corrected_low:.1f}–{row.corrected_high:.1f})."
             )
             flags.append(Flag("correction_differs", WARNING, text))
     missing = find_missing(row.label for row in rows) if record and not reader else []

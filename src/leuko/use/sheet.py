@@ -183,7 +183,7 @@ def _tell_status(found: Differential) -> str:
         return f"Final: reviewed and signed by {who}, {tell_time(found.signed)}"
     if found.reader:
         return f"Preliminary: reviewed by {who}, not signed"
-    return "Preliminary: pre-classified by software, reviewed by nobody"
+    return "Preliminary: pre-classified by software, not reviewed"
 
 
 def _summarise(found: Differential) -> str:
