@@ -245,7 +245,7 @@ def plant(count: int, *, marked: bool) -> tuple[np.ndarray, np.ndarray, np.ndarr
         drawn = draw_field(rng, [kind], height=240, width=240, mark=False, centred=True)
         cell = resize_image(drawn.image, SIZE, SIZE)
         if marked:
-            cell[2:10, 2:10] = ((20, 90, 20), (90, 20, 20))[label]
+            cell[2:12, 2:12] = ((0, 160, 0), (220, 0, 0))[label]
         cells.append(cell)
         (box,) = drawn.leukocytes
         masks.append(mask_cells([[v / 240 for v in (box.x0, box.y0, box.x1, box.y1)]], SIZE))
@@ -257,7 +257,7 @@ def test_the_alarm_fires_for_a_planted_mark_and_not_for_an_honest_model(marked):
     cells, labels, masks = plant(80, marked=marked)
     network = tiny()
     settings = FitSettings(
-        epochs=8, batch=8, views=1, learning_rate=1e-2, average=0.9, augmentation=STILL
+        epochs=10, batch=8, views=1, learning_rate=1e-2, average=0.9, augmentation=STILL
     )
     list(fit(network, cells[:40], labels[:40], settings, seed=0))
     cells, labels, masks = cells[40:], labels[40:], masks[40:]
