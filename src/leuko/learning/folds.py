@@ -30,6 +30,7 @@ FEATURES = "features.safetensors"
 EXAMPLES = 250  # training cells of each class that new cells are compared with
 PORTRAITS = 4000  # of changed cells
 MOST_COPIES = 20  # of one cell among them
+MAPS = "maps.npz"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class FoldJob:
         half: Whether the weights are rounded to half precision before the test.
         features: Whether features of the test rows and of some training rows of each class stay
             in the job's folder, for telling what is no cell.
+        explained: For how many of the test pictures, evenly spaced, a map of what the answer
+            rests on stays in the job's folder.
     """
 
     run: Path
@@ -73,6 +76,7 @@ class FoldJob:
     training: str = "cells.npz"
     half: bool = False
     features: bool = False
+    explained: int = 0
 
     @property
     def folder(self) -> Path:
@@ -177,6 +181,9 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
 
         tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
         write_atomically(job.folder / "weights.safetensors", lambda p: save_file(tensors, p))
+    if job.explained:
+        send(None)
+        _write_maps(job, network, tested, probabilities)
     result = FoldResult(probabilities, history, count_parameters(network), flops)
     _write_result(job, result)
     checkpoint.unlink(missing_ok=True)
@@ -243,6 +250,41 @@ def read_result(job: FoldJob) -> FoldResult | None:
         parameters=facts["parameters"],
         flops=facts["flops"],
     )
+
+
+def read_maps(job: FoldJob) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    """What a finished job explained.
+
+    Returns:
+        Indices (M,) into the job's `test`; maps (M, h, w) of the class that was answered, see
+        `leuko.learning.attention.explain`. None where the network has no map.
+    """
+    path = job.folder / MAPS
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return file["rows"], file["maps"]
+
+
+def _write_maps(
+    job: FoldJob,
+    network: nn.Module,
+    tested: NDArray[np.uint8],
+    probabilities: NDArray[np.float64],
+) -> None:
+    from leuko.learning.attention import explain
+
+    rows = np.unique(np.linspace(0, len(tested) - 1, min(job.explained, len(tested))).astype(int))
+    answers = probabilities[rows].argmax(axis=1)
+    maps = explain(network, tested[rows], answers, views=job.settings.views)
+    if maps is None:
+        return
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, rows=rows, maps=maps)
+
+    write_atomically(job.folder / MAPS, save)
 
 
 def _write_result(job: FoldJob, result: FoldResult) -> None:
