@@ -21,7 +21,7 @@ from leuko.learning.facts import Facts
 from leuko.learning.starts import DIGITS, find_seen, list_starts, pack_hashes, unpack_hashes
 
 KINDS = ("trained", "calibrated")
-BESIDE = ".seen.json"  # NAME.seen.json beside the bundle NAME
+BESIDE = ".images"  # NAME.images beside the bundle NAME
 
 
 @dataclass(frozen=True)
