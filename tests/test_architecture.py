@@ -31,7 +31,13 @@ FLOORS = [
     {"leuko.settings", "leuko.watcher", "leuko.meter"},
     {"leuko.plan", "leuko.routes"},
     {"leuko.preparation"},
-    {"leuko.study", "leuko.laboratories", "leuko.training", "leuko.inspection"},
+    {
+        "leuko.study",
+        "leuko.laboratories",
+        "leuko.training",
+        "leuko.inspection",
+        "leuko.evaluation",
+    },
     {"leuko.pretraining"},
     {"leuko.progress"},
     {"leuko.commands"},
@@ -46,6 +52,7 @@ DOORS = {
     "matplotlib": (
         "leuko.judgement.plots",
         "leuko.judgement.transfer_plots",
+        "leuko.judgement.evaluation_plots",
         "leuko.judgement.pictures",
         "leuko.judgement.canvas",
     ),
@@ -164,7 +171,8 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
         "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
-        "leuko.use.predictor, leuko.use.slides, sys; print('torch' in sys.modules)"
+        "leuko.use.predictor, leuko.use.slides, leuko.evaluation, sys; "
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
@@ -177,6 +185,7 @@ def test_the_public_names_are_fixed_and_all_there():
         "clean",
         "compare",
         "differential",
+        "evaluate",
         "fetch",
         "find_leukocytes",
         "load",

@@ -19,6 +19,7 @@ COMMANDS = (
     "compare", "train", "predict", "export", "audit", "clean", "pretrain", "demo", "fetch",
     "report", "doctor",
     "differential",
+    "evaluate",
 )  # fmt: skip
 
 

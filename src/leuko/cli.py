@@ -61,6 +61,7 @@ for command in (
     studies.compare, studies.train, studies.pretrain, studies.report,
     models.predict, models.export,
     models.differential,
+    models.evaluate,
     sets.audit, sets.clean, sets.fetch, sets.demo,
 ):  # fmt: skip
     app.command(command)

@@ -49,6 +49,7 @@ from leuko.learning.facts import Decision, Facts, Outliers, Preprocessing
 from leuko.learning.folds import FoldJob, FoldResult, read_features
 from leuko.learning.inference import ExportedNetwork
 from leuko.learning.parts import read_tensors
+from leuko.learning.seen import describe_seen
 from leuko.plan import Plan, Source
 from leuko.preparation import make_jobs, open_run, run_jobs, write_history
 from leuko.run import read_environment
@@ -161,7 +162,7 @@ def train(
         head, exported, parity = _export(folder, plan, final, done[final.folder])
         facts = _describe(
             folder, plan, final, head=head, decision=decision, licence=licence, credits=credits,
-            measured={"metrics": metrics, "parity": parity},
+            measured={"metrics": metrics, "parity": parity, "seen": _list_seen(plan, jobs, final)},
         )  # fmt: skip
         weights, _ = read_tensors("weights", (final.folder / WEIGHTS).read_bytes())
         return write_bundle(
@@ -312,6 +313,14 @@ def _describe(
         leuko=leuko.__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )  # fmt: skip
+
+
+def _list_seen(plan: Plan, jobs: Sequence[FoldJob], final: FoldJob) -> dict[str, str]:
+    """Which images the network was trained on, and which calibrated it."""
+    hashes = plan.cleaned.manifest.table["sha256"].to_list()
+    return describe_seen(
+        [hashes[i] for i in final.train], [hashes[i] for job in jobs for i in job.test]
+    )
 
 
 def _export(

@@ -146,6 +146,21 @@ class Predictor:
                 ahead = begin(start + PART)  # read while the network is at work
                 yield from self._answer(items[start : start + PART], ready)
 
+    def answer_cells(
+        self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
+    ) -> list[Answer]:
+        """Answers for cells that were cut out elsewhere, one of each picture.
+
+        Args:
+            images: N names.
+            leukocytes: What was cut around, N.
+            cells: N pictures (S, S, 3), as ``preprocessing.cut`` of the bundle cuts them.
+        """
+        items = [Item(name, None) for name in images]
+        ready = [[_Found(*one)] for one in zip(leukocytes, cells, strict=True)]
+        answered = self._answer(items, ready)
+        return [one[0] for one in answered if not isinstance(one, SetAside)]
+
     def _measure_scales(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> Scales:
         """One scale for each size of pictures; a picture that can't be read has no say."""
         if self.bundle.facts.preprocessing.view == "field":
