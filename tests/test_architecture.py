@@ -37,6 +37,7 @@ FLOORS = [
         "leuko.training",
         "leuko.inspection",
         "leuko.evaluation",
+        "leuko.microscope",
     },
     {"leuko.pretraining"},
     {"leuko.progress"},
@@ -53,6 +54,7 @@ DOORS = {
         "leuko.judgement.plots",
         "leuko.judgement.transfer_plots",
         "leuko.judgement.evaluation_plots",
+        "leuko.judgement.adaptation_plots",
         "leuko.judgement.pictures",
         "leuko.judgement.canvas",
     ),
@@ -171,7 +173,7 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
         "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
-        "leuko.use.predictor, leuko.use.slides, leuko.evaluation, sys; "
+        "leuko.use.predictor, leuko.use.slides, leuko.evaluation, leuko.microscope, sys; "
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -181,6 +183,7 @@ def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
 def test_the_public_names_are_fixed_and_all_there():
     assert leuko.__all__ == [
         "__version__",
+        "adapt",
         "audit",
         "clean",
         "compare",

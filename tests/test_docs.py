@@ -20,6 +20,7 @@ COMMANDS = (
     "report", "doctor",
     "differential",
     "evaluate",
+    "adapt",
 )  # fmt: skip
 
 

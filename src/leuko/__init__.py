@@ -11,6 +11,7 @@
     pretraining a start for other studies, from one large set
     evaluation  how far a model can be trusted on a labelled set
     training    one model for use, as a bundle
+    microscope  a bundle fitted to a new microscope, from a few labelled cells
     engine      jobs in processes of one thread each
     run         the run folder: made once, never overwritten, continued only by the same settings
     cli         thin commands
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from leuko.data.sources import scan as scan
     from leuko.evaluation import evaluate as evaluate
     from leuko.inspection import audit as audit
+    from leuko.microscope import adapt as adapt
     from leuko.pretraining import pretrain as pretrain
     from leuko.study import compare as compare
     from leuko.training import train as train
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapt": "leuko.microscope",
     "audit": "leuko.inspection",
     "clean": "leuko.data.cleaning",
     "compare": "leuko.study",

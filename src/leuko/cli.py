@@ -62,6 +62,7 @@ for command in (
     models.predict, models.export,
     models.differential,
     models.evaluate,
+    models.adapt,
     sets.audit, sets.clean, sets.fetch, sets.demo,
 ):  # fmt: skip
     app.command(command)
