@@ -14,7 +14,7 @@
     const button = document.getElementById("appearance");
     if (!button) return;
     const names = { auto: "as the system", light: "light", dark: "dark" };
-    button.firstElementChild.className = `icon ${kind}`;
+    button.firstElementChild.className = `icon i-${kind}`;
     button.setAttribute("aria-label", `Appearance: ${names[kind]}`);
     button.title = `Appearance: ${names[kind]}`;
   };

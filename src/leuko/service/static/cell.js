@@ -1,6 +1,6 @@
 // One cell, large: what the machine sees in it, how sure it is, why, and what it is like.
 
-import { button, el, icon, percent } from "./elements.js";
+import { button, el, icon, percent, put } from "./elements.js";
 import { address, call } from "./service.js";
 import { isOpen, place, REVIEWED, UNIDENTIFIED } from "./reading.js";
 
@@ -60,7 +60,7 @@ export function makeCellView(review) {
   function draw() {
     const cell = review.cell();
     if (!cell) {
-      facts.replaceChildren(el("p", { class: "hint", text: "There is no cell on this slide yet." }));
+      put(facts, el("p", { class: "hint", text: "There is no cell on this slide yet." }));
       return;
     }
     if (shown !== cell.id) {
@@ -72,11 +72,10 @@ export function makeCellView(review) {
     const { machine } = cell;
     const field = reading.slide.fields.find((one) => one.id === cell.field);
     picture.alt = `Cell ${cell.id}, ${cell.label ?? UNIDENTIFIED}`;
-    where.replaceChildren("In ", el("a", { href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`, text: field?.name ?? "its field" }));
+    put(where, "In ", el("a", { href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`, text: field?.name ?? "its field" }));
     const said = { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ?? cell.label ?? "rejected";
     const kind = cell.deleted ? "deleted" : cell.state;
-    facts.replaceChildren(
-      el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: cell.added ? `${kind}, added by hand` : kind })),
+    put(facts, el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: cell.added ? `${kind}, added by hand` : kind })),
       cell.reason ? el("p", { class: "reason", text: cell.reason }) : null,
       ...(cell.opinions ?? []).map((one) => el("p", { class: "reason", text: `${one.reader}: ${one.label ?? UNIDENTIFIED}` })),
       el("h3", { text: "What the machine says" }),
@@ -103,7 +102,7 @@ export function makeCellView(review) {
 
   async function drawSimilar(id) {
     const turn = (asked += 1);
-    similar.replaceChildren();
+    put(similar, );
     let found;
     try {
       found = await call("GET", `${reading.path}/cells/${id}/similar`);
@@ -111,13 +110,12 @@ export function makeCellView(review) {
       return; // a model without features has none to compare
     }
     if (turn !== asked) return;
-    similar.replaceChildren(
-      el("h3", { text: "Similar cells that a person has labelled" }),
+    put(similar, el("h3", { text: "Similar cells that a person has labelled" }),
       found.length
         ? el("ul", { class: "likes" }, found.map((one) => {
             const image = el("img", { src: `${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`, alt: "", width: 64, height: 64 });
             image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone", text: "no image" })));
-            return el("li", {}, image, el("span", { text: one.label }), one.slide === reading.slideId ? null : el("span", { class: "hint", text: one.slide_name }));
+            return el("li", {}, image, el("span", { text: one.label }), String(one.slide) === String(reading.slideId) ? null : el("span", { class: "hint", text: "another slide" }));
           }))
         : el("p", { class: "hint", text: "None yet: they come from cells that were reviewed." }),
     );

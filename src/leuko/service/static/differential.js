@@ -1,14 +1,14 @@
 // The differential beside the cells, live: what the machine says, what a person makes of it, with
 // exact limits; how far it is to the target; what to beware of; and the signature.
 
-import { button, el, icon, percent, plural, svg } from "./elements.js";
+import { button, el, icon, percent, plural, put, svg } from "./elements.js";
 import { isDoubtful, isOpen } from "./reading.js";
 import { makeExports } from "./signing.js";
 import { getReader } from "./reader.js";
 
 export function makePanel(review) {
   const { reading } = review;
-  const target = el("section", { class: "target", "aria-label": "Progress" });
+  const target = el("section", { class: "progress", "aria-label": "Progress" });
   const table = el("div", { class: "counts" });
   const flags = el("ul", { class: "flags", "aria-label": "Flags" });
   const actions = el("div", { class: "actions" });
@@ -21,17 +21,17 @@ export function makePanel(review) {
     if (!found) return;
     drawTarget(target, reading, found.reviewed);
     drawTable(table, found);
-    flags.replaceChildren(...found.reviewed.flags.map((flag) => el("li", { class: flag.level }, icon(flag.level === "warning" ? "warn" : "flag"), el("span", { text: flag.text }))));
+    put(flags, ...found.reviewed.flags.map((flag) => el("li", { class: flag.level }, icon(flag.level === "warning" ? "warn" : "flag"), el("span", { text: flag.text }))));
     flags.hidden = !found.reviewed.flags.length;
     const cells = [...reading.cells.values()];
     const doubtful = cells.filter((cell) => isDoubtful(cell)).length;
     const sure = review.sure().length;
     // Redrawn only when something changed: a button mustn't vanish under the finger.
-    const now = JSON.stringify([doubtful, sure, reading.state, reading.version, reading.signed, cells.length]);
+    const now = JSON.stringify([doubtful, sure, reading.state, reading.version, reading.signature, cells.length]);
     if (now === before) return;
     before = now;
     drawActions(actions, review, { doubtful, sure, none: !cells.length });
-    exports.replaceChildren(makeExports(review));
+    put(exports, makeExports(review));
   }
 
   return { node, update };
@@ -41,8 +41,7 @@ function drawTarget(node, reading, found) {
   const share = Math.min(1, found.cells / found.target);
   const open = [...reading.cells.values()].filter(isOpen).length;
   const all = [...reading.cells.values()].filter((cell) => !cell.deleted).length;
-  node.replaceChildren(
-    el("p", { class: "sum" }, el("strong", { text: found.cells }), ` of ${found.target} leukocytes`),
+  put(node, el("p", { class: "sum" }, el("strong", { text: found.cells }), ` of ${found.target} leukocytes`),
     el("progress", { max: 1, value: share, "aria-label": `${found.cells} of ${found.target} leukocytes counted` }),
     el("p", { class: "hint", text: `${all - open} of ${plural(all, "cell")} reviewed` }),
   );
@@ -51,8 +50,7 @@ function drawTarget(node, reading, found) {
 function drawTable(node, { machine, reviewed }) {
   const raw = new Map([...machine.rows, ...machine.beside].map((row) => [row.label, row]));
   const widest = Math.max(10, ...reviewed.rows.map((row) => row.high ?? 0), ...machine.rows.map((row) => row.percent ?? 0));
-  node.replaceChildren(
-    el(
+  put(node, el(
       "table",
       {},
       el("caption", { class: "unseen", text: "Counts after review, percent of leukocytes with exact 95 % limits, and the machine's count" }),
@@ -110,8 +108,7 @@ function drawBeside(row, raw) {
 function drawActions(node, review, { doubtful, sure, none }) {
   const { reading } = review;
   if (reading.signed) {
-    node.replaceChildren(
-      el("p", { class: "signed" }, icon("lock"), el("span", { text: review.signedText() })),
+    put(node, el("p", { class: "signed" }, icon("lock"), el("span", { text: review.signedText() })),
       button("New version …", () => review.amend(), { icon: "pen" }),
     );
     return;
@@ -121,6 +118,6 @@ function drawActions(node, review, { doubtful, sure, none }) {
   if (doubtful) parts.push(button(`Next of ${doubtful} doubtful`, () => review.step(1), { icon: "doubt", key: "." }));
   if (sure) parts.push(button(`Confirm the other ${sure}`, () => review.confirmSure(), { icon: "check", title: "Ctrl Enter" }));
   if (!none) parts.push(button("Sign …", () => review.sign(), { icon: "lock", kind: doubtful || sure ? "" : "strong" }));
-  node.replaceChildren(...parts);
+  put(node, ...parts);
   if (!getReader() && !reading.reader) node.append(el("p", { class: "hint", text: "Changes are kept without a name until you sign." }));
 }

@@ -18,12 +18,22 @@ function fill(node, { on = {}, data = {}, text, ...facts }, children) {
   for (const [name, value] of Object.entries(data)) node.dataset[name] = value;
   for (const [name, heard] of Object.entries(on)) node.addEventListener(name, heard);
   if (text !== undefined) node.textContent = text;
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return append(node, children);
+}
+
+function append(node, children) {
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
+/** Puts children in the place of those there were; null is none. */
+export function put(node, ...children) {
+  node.replaceChildren();
+  return append(node, children);
+}
+
 export function icon(name) {
-  return el("span", { class: `icon ${name}`, "aria-hidden": "true" });
+  return el("span", { class: `icon i-${name}`, "aria-hidden": "true" });
 }
 
 /** A button with an icon, a text, or both; `key` is shown as a cap. */

@@ -1,7 +1,7 @@
 // The images with their boxes: zoom and move; choose a box; add a missed cell; split a joined one.
 // Whatever can be drawn with a mouse can be placed with a click or with keys too.
 
-import { button, el, icon, plural, say, svg } from "./elements.js";
+import { button, el, icon, plural, put, say, svg } from "./elements.js";
 import { address } from "./service.js";
 import { isDoubtful, place, UNIDENTIFIED } from "./reading.js";
 
@@ -31,7 +31,7 @@ export function makeFields(review) {
     button("", () => zoom(1.4), { icon: "add", kind: "icon-only", label: "Nearer", title: "Nearer (+)" }),
     adds, splits, turns, places, leaves,
   );
-  const node = el("section", { class: "view fields-view", hidden: true, "aria-label": "Fields" }, strip, el("div", { class: "field" }, tools, note, canvas, gone, caption));
+  const node = el("section", { class: "view fields-view", hidden: true, "aria-label": "Fields" }, strip, el("div", { class: "one-field" }, tools, note, canvas, gone, caption));
 
   let field = null; // the one that is shown
   let view = null; // what of it: x, y, w, h in px of the image
@@ -45,7 +45,7 @@ export function makeFields(review) {
   // --- the strip -------------------------------------------------------------------------------
 
   function refill() {
-    strip.replaceChildren(...fields().map((one) => {
+    put(strip, ...fields().map((one) => {
       if (one.set_aside) {
         return el("li", { class: "aside" }, icon("warn"), el("span", { class: "file", text: one.name }), el("span", { class: "hint", text: one.set_aside.detail || one.set_aside.reason }));
       }
@@ -132,7 +132,7 @@ export function makeFields(review) {
   function draw() {
     if (!field) return;
     const held = document.activeElement?.closest?.("g.box")?.dataset.id;
-    boxes.replaceChildren(...cellsOf(field.id).filter((cell) => !cell.deleted || cell.id === review.focused).map(drawBox));
+    put(boxes, ...cellsOf(field.id).filter((cell) => !cell.deleted || cell.id === review.focused).map(drawBox));
     scaleTexts();
     if (held) boxes.querySelector(`[data-id="${held}"]`)?.focus();
     splits.disabled = reading.signed || review.cell()?.field !== field.id || review.cell()?.deleted;
@@ -194,7 +194,7 @@ export function makeFields(review) {
     turns.hidden = mode !== "split";
     note.hidden = mode === null;
     canvas.classList.toggle("placing", mode !== null);
-    ghosts.replaceChildren(...placing.map(([x0, y0, x1, y1]) => svg("rect", { x: x0, y: y0, width: Math.max(x1 - x0, 1), height: Math.max(y1 - y0, 1), rx: 3 })));
+    put(ghosts, ...placing.map(([x0, y0, x1, y1]) => svg("rect", { x: x0, y: y0, width: Math.max(x1 - x0, 1), height: Math.max(y1 - y0, 1), rx: 3 })));
   }
 
   function leave() {

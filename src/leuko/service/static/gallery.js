@@ -67,7 +67,7 @@ export function makeGallery(review) {
     const moved = cell.machine?.label && cell.label && cell.label !== cell.machine.label;
     tile.classList.toggle("moved", Boolean(moved));
     const mark = tile.querySelector(".mark");
-    mark.className = `mark ${state === REVIEWED ? "check" : state === UNIDENTIFIED || state === REJECTED ? "doubt" : ""}`;
+    mark.className = `mark ${state === REVIEWED ? "is-done" : state === UNIDENTIFIED || state === REJECTED ? "is-doubt" : ""}`;
     const sure = Math.round(100 * certainty(cell));
     const named = cell.label ?? UNIDENTIFIED;
     const opinions = (cell.opinions ?? []).map((one) => `${one.reader}: ${one.label ?? UNIDENTIFIED}`);

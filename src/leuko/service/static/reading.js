@@ -41,9 +41,10 @@ export class Reading extends EventTarget {
   }
 
   take(reading) {
-    for (const name of ["reader", "state", "version", "revision", "signed", "undo", "redo"]) {
+    for (const name of ["reader", "state", "version", "revision", "undo", "redo"]) {
       if (reading[name] !== undefined) this[name] = reading[name];
     }
+    if (reading.signed !== undefined) this.signature = reading.signed;
   }
 
   tell(name, detail = {}) {

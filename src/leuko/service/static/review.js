@@ -1,7 +1,7 @@
 // The workplace of one reading: views of the same cells, one choice of cells, one set of commands,
 // and the differential beside them.
 
-import { ask, button, dismiss, el, entry, icon, notify, plural, say } from "./elements.js";
+import { ask, button, dismiss, el, entry, icon, notify, plural, put, say } from "./elements.js";
 import { makeCellView } from "./cell.js";
 import { makePanel } from "./differential.js";
 import { makeFields } from "./fields.js";
@@ -56,7 +56,7 @@ class Review {
 
   /** The classes: the model's, and what persons wrote beside them. */
   name() {
-    const own = new Set(this.reading.slide.model.classes);
+    const own = new Set(this.reading.slide.classes);
     for (const cell of this.reading.cells.values()) if (cell.label) own.add(cell.label);
     if (this.classes?.length === own.size) return false;
     this.classes = orderClasses([...own]);
@@ -134,8 +134,7 @@ class Review {
     const { reading } = this;
     document.title = `${reading.slide.name} · Leuko`;
     const where = document.getElementById("where");
-    where.replaceChildren(
-      el("a", { href: "#/", class: "up", "aria-label": "All slides", title: "All slides" }, icon("back")),
+    put(where, el("a", { href: "#/", class: "up", "aria-label": "All slides", title: "All slides" }, icon("back")),
       el("h1", { class: "name", text: reading.slide.name }),
       el("span", { class: `state ${reading.state}` }, icon(reading.signed ? "lock" : "pen"), el("span", { text: `${reading.reader || "first reading"}${reading.version > 1 ? ` · version ${reading.version}` : ""}` })),
     );

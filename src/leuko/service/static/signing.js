@@ -13,8 +13,8 @@ const FILES = [
   ["set.zip", "Labelled set (ZIP)"],
 ];
 
-export function describeSigned({ signed, version }) {
-  return `Signed by ${signed?.name ?? "?"}, ${moment(signed?.when)}${version > 1 ? `, version ${version}` : ""}.`;
+export function describeSigned({ signature, version }) {
+  return `Signed by ${signature?.name ?? "?"}, ${moment(signature?.when)}${version > 1 ? `, version ${version}` : ""}.`;
 }
 
 /** Exports as plain links: they work without a click being caught. */

@@ -10,7 +10,7 @@ const waiting = new Map(); // slide → files handed over by the view before
 
 /** Files for a slide that was just made. */
 export function handOver(slide, files) {
-  waiting.set(slide, files);
+  waiting.set(String(slide), files);
 }
 
 export async function openUpload(work, sid, rid) {
