@@ -27,7 +27,7 @@ FLOORS = [
     {"leuko.preparation"},
     {"leuko.study", "leuko.laboratories", "leuko.training", "leuko.inspection"},
     {"leuko.pretraining"},
-    {"leuko.progress"},
+    {"leuko.progress", "leuko.service"},
     {"leuko.commands"},
     {"leuko.cli"},
 ]
@@ -62,6 +62,10 @@ DOORS = {
     "onnxruntime": ("leuko.learning.inference",),
     "onnx": (),
     "onnxscript": (),
+    "fastapi": ("leuko.service",),
+    "starlette": ("leuko.service",),
+    "uvicorn": ("leuko.service.server",),
+    "prometheus_client": ("leuko.service.metrics",),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "shelve", "marshal"}
 

@@ -12,7 +12,7 @@ from typing import Any
 from leuko.errors import LeukoError
 
 
-class Refusal(LeukoError):
+class Refusal(LeukoError):  # noqa: N818
     """A request that can't be done.
 
     Attributes:
