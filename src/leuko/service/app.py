@@ -10,6 +10,7 @@ parts are joined; knows nothing of sockets.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ from starlette.types import Receive, Scope, Send
 
 import leuko
 from leuko.errors import LeukoError
-from leuko.service.guard import COOKIE, Guard, head_of, make_session, same
+from leuko.service import sessions
+from leuko.service.guard import Guard, head_of
 from leuko.service.metrics import CONTENT_TYPE, Metrics
 from leuko.service.refusals import Refusal
 from leuko.service.settings import ServiceSettings
@@ -44,6 +46,7 @@ class Parts:
         metrics: Of the app.
         queue: Before the model; None until it was checked.
         store: Open; None until then, and without slides.
+        stopping: Set when the service is to end: whoever waits for news waits no longer.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -51,6 +54,7 @@ class Parts:
         self.metrics = Metrics()
         self.queue: Queue | None = None
         self.store: Any = None
+        self.stopping = asyncio.Event()
 
     def check(self) -> None:
         """Says whether everything is there.
@@ -92,6 +96,7 @@ def create_app(
     for kind in (LeukoError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
     _add_signs_of_life(app, parts)
+    app.include_router(sessions.make_router(parts.settings))
     app.mount("/", _Page(parts))
     if predictor is not None:
         join(app, predictor, store)
@@ -116,6 +121,11 @@ def join(app: FastAPI, predictor: Predictor, store: Any = None) -> None:
     app.openapi_schema = None
     parts.store = store
     parts.queue = queue
+
+
+def stop(app: FastAPI) -> None:
+    """Tells those who wait for news that the service ends. In the event loop's thread."""
+    app.state.parts.stopping.set()
 
 
 @asynccontextmanager
@@ -162,19 +172,6 @@ def _add_signs_of_life(app: FastAPI, parts: Parts) -> None:
     async def metrics() -> Response:
         """Numbers for Prometheus."""
         return Response(parts.metrics.render(), media_type=CONTENT_TYPE)
-
-    @app.post("/session", tags=["service"])
-    async def session(request: Request) -> Response:
-        """Log a browser in: {"token": "…"} gives a cookie."""
-        body = await request.json()
-        given = body.get("token") if isinstance(body, dict) else None
-        token = parts.settings.token
-        if token is not None and not (isinstance(given, str) and same(given, token)):
-            raise Refusal(401, "token", "This isn't the token.")
-        answer = Response(status_code=204)
-        if token is not None:
-            answer.set_cookie(COOKIE, make_session(token), httponly=True, samesite="strict")
-        return answer
 
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:

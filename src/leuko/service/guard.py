@@ -6,14 +6,12 @@ comes. Knows HTTP; knows nothing of pictures.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import json
 import logging
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect
@@ -21,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leuko.service.metrics import Metrics
 from leuko.service.refusals import Refusal
+from leuko.service.sessions import knows_token
 from leuko.service.settings import ServiceSettings, is_local
 
 log = logging.getLogger("leuko.service")
@@ -37,7 +36,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-COOKIE = "leuko_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # What tells nothing of anybody: the page itself, whether the process lives, and the log-in.
 OPEN = ("/live", "/ready", "/session")
@@ -57,6 +55,7 @@ class Guard:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._receiving = 0  # requests with pictures whose body isn't complete
         self._names = {"localhost", socket.gethostname().lower(), *settings.names}
         if not is_local(settings.host):
             self._names.add(settings.host.lower())
@@ -66,11 +65,13 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self._settings)
         # Many small ranges of one file cost much; nothing here is large enough to need one.
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
         try:
             self._judge(scope, exchange)
+            if exchange.pictures:
+                self._begin_receiving(exchange)
             await self._app(scope, exchange.receive, exchange.send)
         except Refusal as refusal:
             await exchange.refuse(refusal)
@@ -83,7 +84,22 @@ class Guard:
                 log.exception("%s failed", exchange.id)
                 await exchange.refuse(fault(exchange.id))
         finally:
+            exchange.end_receiving()
             self._record(scope, exchange)
+
+    def _begin_receiving(self, exchange: _Exchange) -> None:
+        if self._receiving >= self._settings.uploads:
+            raise Refusal(
+                503, "busy", "Too many pictures are arriving already; send them again later.",
+                retry_after=1,
+            )  # fmt: skip
+        self._receiving += 1
+
+        def end() -> None:
+            self._receiving -= 1
+            exchange.end_receiving = lambda: None
+
+        exchange.end_receiving = end
 
     def _judge(self, scope: Scope, exchange: _Exchange) -> None:
         """Refuses by the head alone."""
@@ -93,11 +109,7 @@ class Guard:
             check_origin(headers)
         if self._settings.token is not None and scope["path"].startswith(CLOSED):
             self._check_token(headers)
-        pictures = headers.get("content-type", "").lower().startswith("multipart/form-data")
-        s = self._settings
-        exchange.limit = s.upload_bytes if pictures else s.text_bytes
-        declared = headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared[:20]) > exchange.limit:
+        if exchange.declared > exchange.limit:
             raise too_large(exchange.limit)
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
@@ -119,13 +131,8 @@ class Guard:
 
     def _check_token(self, headers: Mapping[str, str]) -> None:
         token = self._settings.token or ""
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and same(given.strip(), token):
+        if knows_token(headers, token):
             return
-        for pair in headers.get("cookie", "").split(";"):
-            name, _, value = pair.strip().partition("=")
-            if name == COOKIE and same(value, make_session(token)):
-                return
         raise Refusal(
             401, "token",
             "This service asks for a token: log in on the page, or send the header "
@@ -150,10 +157,21 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class _Exchange:
     """One request and its answer, as they pass."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, settings: ServiceSettings
+    ) -> None:
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"").lower()
+        chunked = b"transfer-encoding" in headers
+        declared = headers.get(b"content-length", b"0")
         self.id = scope["request_id"] = secrets.token_hex(8)
         self.began = perf_counter()
-        self.limit = 0
+        self.pictures = kind.startswith(b"multipart/form-data")
+        self.limit = settings.upload_bytes if self.pictures else settings.text_bytes
+        self.declared = int(declared[:20]) if declared.isdigit() else self.limit + 1
+        self.end_receiving: Callable[[], None] = lambda: None
+        self._coming = chunked or self.declared > 0
+        self._endless = chunked or self.declared > self.limit
         self.received = 0
         self.status = 0
         self.too_large: Refusal | None = None
@@ -169,6 +187,9 @@ class _Exchange:
                 # Kept, because frameworks turn what is raised here into errors of their own.
                 self.too_large = too_large(self.limit)
                 raise self.too_large
+            if not message.get("more_body", False):
+                self._coming = False
+                self.end_receiving()
         return message
 
     async def send(self, message: Message) -> None:
@@ -181,6 +202,8 @@ class _Exchange:
             if self._no_store:
                 more["cache-control"] = "no-store"
                 kept = [(n, v) for n, v in kept if n != b"cache-control"]
+            if self._coming and self._endless:  # else what still comes is read and dropped
+                more["connection"] = "close"
             message["headers"] = kept + [(n.encode(), v.encode()) for n, v in more.items()]
         await self._send(message)
 
@@ -247,13 +270,3 @@ def split_host(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
-
-
-def same(given: str, expected: str) -> bool:
-    """Compares in a time that tells nothing."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
-
-
-def make_session(token: str) -> str:
-    """What a browser keeps instead of the token; another token ends all sessions."""
-    return hmac.new(token.encode(), b"leuko session", hashlib.sha256).hexdigest()

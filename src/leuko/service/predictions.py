@@ -54,7 +54,7 @@ def make_router(
     async def predict(request: Request) -> JSONResponse:
         """Find the leukocytes in pictures and classify them. Nothing is kept."""
         queue.check()  # while the pictures are still on their way
-        uploads = await receive_files(request, settings)
+        uploads = await receive_files(request, settings, check=queue.check)
         items = [Item(one.name, one.data) for one in uploads]
         told = await stop_when_gone(request, queue.answer(items))
         _record(request, uploads, told, metrics)

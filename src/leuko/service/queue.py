@@ -1,9 +1,13 @@
 """The queue before the model: bounded, so that who is let in is answered soon, and others at once.
 
-    ask → let in? → read and cut (a few threads) → network (one thread, cells of several requests)
+    ask → let in? → read and cut (a few threads) → network (one thread)
 
-How many pictures may wait follows from how long one takes on this machine: as many as are begun
-within the patience of the settings. Knows work and time; knows nothing of HTTP.
+While the network is at work on one request, the next ones are read. How many pictures may wait
+follows from how fast they go on this machine: as many as are begun within the patience of the
+settings. Each request is a batch of its own, so that its answer is the very one that `leuko
+predict` gives, bit by bit, whoever else asks at the time; joined batches would be @@.
+
+Knows work and time; knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ Result = TypeVar("Result")
 Told = list[list[Answer] | SetAside]
 
 FIRST_GUESS = 0.05  # s for a picture, until some were measured
-MEMORY = 0.1  # weight of the newest measurement
+NEWEST = 0.1  # weight of the newest measurement
 
 
 @dataclass
@@ -37,15 +41,18 @@ class _Job:
     Attributes:
         pictures: How many it stands for in the queue.
         size: Bytes it holds.
-        run: Gives the result, in the thread of the network.
+        begin: Its first half, in a thread of those that read; None if it has none.
+        end: Its second half, given the result of the first, in the thread of the network.
         future: Where the result is waited for; cancelled if nobody waits any more.
+        let_in: When.
     """
 
     pictures: int
     size: int
-    future: Future[Any]
-    run: Callable[[], Any]
-    began: float = field(default_factory=perf_counter)
+    begin: Callable[[], Any] | None
+    end: Callable[[Any], Any]
+    future: Future[Any] = field(default_factory=Future)
+    let_in: float = field(default_factory=perf_counter)
 
 
 class Queue:
@@ -68,7 +75,8 @@ class Queue:
         self._on_answer = on_answer
         self._lock = threading.Lock()
         self._waiting = self._bytes = 0
-        self._seconds = FIRST_GUESS
+        self._seconds = FIRST_GUESS  # of the whole way, per picture, when there is always another
+        self._last = 0.0  # when the last job ended
         self._readers = ThreadPoolExecutor(settings.decoders, "leuko-read")
         self._network = ThreadPoolExecutor(1, "leuko-network")
 
@@ -86,11 +94,65 @@ class Queue:
     def check(self, pictures: int = 1, size: int = 0) -> None:
         """Refuses what `answer` would refuse now; for early refusals.
 
+        Args:
+            pictures: How many.
+            size: Bytes of their files.
+
         Raises:
             Refusal: 503; says when to come back.
         """
         with self._lock:
             self._check(pictures, size)
+
+    async def answer(self, items: Sequence[Item], *, scale: float | None = None) -> Told:
+        """Answers the pictures of one request, as `Predictor.stream` does.
+
+        Args:
+            items: Their scale is measured over them alone.
+            scale: Pixels per µm, where it is known.
+
+        Raises:
+            Refusal: 503, too much is waiting.
+        """
+        told: Told = await self._enter(
+            _Job(
+                len(items),
+                sum(len(item.source) for item in items if isinstance(item.source, bytes)),
+                lambda: self._predictor.prepare(items, scale=scale),
+                lambda prepared: list(self._predictor.conclude(prepared)),
+            )
+        )
+        return told
+
+    async def run(self, function: Callable[[], Result], pictures: int = 1) -> Result:
+        """Runs other work with the model, in the thread of the network.
+
+        Args:
+            function: The work.
+            pictures: About how many pictures it is as much work as.
+
+        Raises:
+            Refusal: 503, too much is waiting.
+        """
+        result: Result = await self._enter(_Job(pictures, 0, None, lambda _: function()))
+        return result
+
+    def close(self) -> None:
+        """Ends the threads; what isn't begun is dropped."""
+        self._readers.shutdown(cancel_futures=True)
+        self._network.shutdown(cancel_futures=True)
+
+    async def _enter(self, job: _Job) -> Any:
+        with self._lock:
+            self._check(job.pictures, job.size)
+            self._waiting += job.pictures
+            self._bytes += job.size
+        job.future.add_done_callback(lambda _: self._leave(job))
+        if job.begin is None:
+            self._network.submit(self._end, job, None)
+        else:
+            self._readers.submit(self._begin, job, job.begin)
+        return await asyncio.wrap_future(job.future)
 
     def _check(self, pictures: int, size: int) -> None:
         if self._waiting == 0:  # whatever fits into a request is done when there is nothing else
@@ -104,64 +166,42 @@ class Queue:
                 retry_after=max(1, ceil(self._waiting * self._seconds)),
             )  # fmt: skip
 
-    async def answer(self, items: Sequence[Item], *, scale: float | None = None) -> Told:
-        """Answers pictures, as `Predictor.stream` does.
-
-        Args:
-            items: Pictures of one request: their scale is measured over them alone.
-            scale: Pixels per µm, where it is known.
-
-        Raises:
-            Refusal: 503, too much is waiting.
-        """
-        size = sum(len(item.source) for item in items if isinstance(item.source, bytes))
-        told: Told = await self._wait(
-            len(items), size, lambda: list(self._predictor.stream(items, scale=scale))
-        )
-        return told
-
-    async def run(self, function: Callable[[], Result], pictures: int = 1) -> Result:
-        """Runs other work with the model in its thread.
-
-        Args:
-            function: The work.
-            pictures: How many pictures it is about as much work as.
-
-        Raises:
-            Refusal: 503, too much is waiting.
-        """
-        result: Result = await self._wait(pictures, 0, function)
-        return result
-
-    async def _wait(self, pictures: int, size: int, run: Callable[[], Any]) -> Any:
-        job = _Job(pictures, size, Future(), run)
+    def _leave(self, job: _Job) -> None:
         with self._lock:
-            self._check(pictures, size)
-            self._waiting += pictures
-            self._bytes += size
-        self._network.submit(self._work, job)
-        return await asyncio.wrap_future(job.future)
+            self._waiting -= job.pictures
+            self._bytes -= job.size
 
-    def _work(self, job: _Job) -> None:
+    def _begin(self, job: _Job, begin: Callable[[], Any]) -> None:
+        if job.future.cancelled():
+            return
         try:
-            if not job.future.set_running_or_notify_cancel():
-                return
-            began = perf_counter()
-            try:
-                result = job.run()
-            except BaseException as error:
-                job.future.set_exception(error)
-                return
-            now = perf_counter()
-            self._seconds += MEMORY * ((now - began) / max(1, job.pictures) - self._seconds)
-            self._on_answer(now - job.began)
-            job.future.set_result(result)
-        finally:
-            with self._lock:
-                self._waiting -= job.pictures
-                self._bytes -= job.size
+            prepared = begin()
+        except BaseException as error:
+            _settle(job.future, error=error)
+            return
+        self._network.submit(self._end, job, prepared)
 
-    def close(self) -> None:
-        """Ends the threads after what was let in."""
-        self._readers.shutdown(cancel_futures=True)
-        self._network.shutdown(cancel_futures=True)
+    def _end(self, job: _Job, prepared: Any) -> None:
+        if job.future.cancelled():
+            return
+        try:
+            result = job.end(prepared)
+        except BaseException as error:
+            _settle(job.future, error=error)
+            return
+        now = perf_counter()
+        took = (now - max(self._last, job.let_in)) / max(1, job.pictures)
+        self._last = now
+        self._seconds += NEWEST * (took - self._seconds)
+        self._on_answer(now - job.let_in)
+        _settle(job.future, result)
+
+
+def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    """Ends a future that may have been cancelled meanwhile."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -6,7 +6,7 @@ Knows multipart; knows nothing of images.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,7 +37,11 @@ class Upload:
 
 
 async def receive_files(
-    request: Request, settings: ServiceSettings, field: str = "files", most: int | None = None
+    request: Request,
+    settings: ServiceSettings,
+    field: str = "files",
+    most: int | None = None,
+    check: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Upload]:
     """Receives the files of a multipart request.
 
@@ -46,6 +50,7 @@ async def receive_files(
         settings: Limits.
         field: Name of the parts.
         most: Files; None takes the limit of the settings.
+        check: Called with their number and bytes before they are taken into memory; may refuse.
 
     Raises:
         Refusal: 415 for another content type, 422 for what isn't multipart or holds no file, 413
@@ -77,11 +82,10 @@ async def receive_files(
             "HTTP write it.",
         ) from None  # fmt: skip
     try:
-        found = [
-            Upload(tidy_name(one.filename or ""), await one.read())
-            for one in form.getlist(field)
-            if isinstance(one, UploadFile)
-        ]
+        files = [one for one in form.getlist(field) if isinstance(one, UploadFile)]
+        check(len(files), sum(one.size or 0 for one in files))
+        # Without a pause between, so that the check still holds when they are queued.
+        found = [Upload(tidy_name(one.filename or ""), one.file.read()) for one in files]
     finally:
         await form.close()
     if not found:
