@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 MOST_CELLS = 5000
 LONGEST_WAIT = 25.0  # s; proxies close silent connections after 30 or 60
-JPEG = {200: {"content": {"image/jpeg": {}}}}
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 BoxOfNumbers = tuple[float, float, float, float]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 LARGEST_TARGET = 10_000
-JPEG = {200: {"content": {"image/jpeg": {}}}}
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 
 
 class NewSlide(BaseModel):

@@ -26,11 +26,13 @@ from sqlalchemy import (
 metadata = MetaData()
 
 
-def _below(table: str, **options: bool) -> Column[int]:
+def _below(table: str, *, primary_key: bool = False) -> Column[int]:
     """A column that points to the row above, with which its row goes."""
     name = {"slides": "slide", "fields": "field", "readings": "reading", "cells": "cell"}[table]
     target = ForeignKey(f"{table}.id", ondelete="CASCADE")
-    return Column(name, Integer, target, index=not options.get("primary_key"), **options)
+    return Column(
+        name, Integer, target, primary_key=primary_key, index=not primary_key, nullable=False
+    )
 
 
 slides = Table(
@@ -49,7 +51,7 @@ slides = Table(
 fields = Table(
     "fields", metadata,
     Column("id", Integer, primary_key=True),
-    _below("slides", nullable=False),
+    _below("slides"),
     Column("name", Text, nullable=False),
     Column("key", String(100)),
     Column("sha256", String(64), nullable=False),
@@ -74,7 +76,7 @@ images = Table(
 readings = Table(
     "readings", metadata,
     Column("id", Integer, primary_key=True),
-    _below("slides", nullable=False),
+    _below("slides"),
     Column("reader", Text, nullable=False),
     Column("arbitrates", JSON, nullable=False),  # ids of two readings, or none
     Column("created", String(32), nullable=False),
@@ -89,8 +91,8 @@ readings = Table(
 cells = Table(
     "cells", metadata,
     Column("id", Integer, primary_key=True),
-    _below("slides", nullable=False),
-    _below("fields", nullable=False),
+    _below("slides"),
+    _below("fields"),
     # Of an added cell, the one reading that has it; the machine's cells are everybody's.
     Column("reading", Integer, ForeignKey("readings.id", ondelete="CASCADE"), index=True),
     Column("x0", Float, nullable=False),
@@ -136,7 +138,7 @@ changes = Table(
 events = Table(
     "events", metadata,
     Column("id", Integer, primary_key=True),
-    _below("slides", nullable=False),
+    _below("slides"),
     Column("kind", String(20), nullable=False),
     Column("by", Text, nullable=False),
     Column("at", String(32), nullable=False),
