@@ -13,7 +13,9 @@ export function makePanel(review) {
   const flags = el("ul", { class: "flags", "aria-label": "Flags" });
   const actions = el("div", { class: "actions" });
   const exports = el("div", { class: "exports" });
-  const node = el("aside", { class: "panel", id: "differential", "aria-label": "Differential", tabindex: 0 }, el("h2", { text: "Differential" }), target, table, flags, actions, exports);
+  const node = el("aside", { class: "panel", id: "differential", "aria-label": "Differential" },
+    el("div", { class: "rolls", tabindex: 0, role: "region", "aria-label": "Counts" }, el("h2", { text: "Differential" }), target, table, flags, exports),
+    actions);
   let before = "";
 
   function update() {

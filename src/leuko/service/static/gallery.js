@@ -13,7 +13,7 @@ export function makeGallery(review) {
   const groups = new Map();
 
   const titles = new Map([
-    [UNIDENTIFIED, ["Unidentified", "The machine doesn't decide; a person does."]],
+    [UNIDENTIFIED, ["Unidentified", "The machine doubts. Enter takes its suggestion, a letter another class."]],
     [REJECTED, ["Rejected by the machine", "Unlike anything it knows; a person decides."]],
     ["deleted", ["No leukocyte", "Taken out of the count; a letter or Delete brings one back."]],
   ]);
@@ -95,8 +95,8 @@ export function makeGallery(review) {
       group.count.setAttribute("aria-label", plural(ids.length, "cell"));
       group.waits.textContent = waiting && !titles.has(name) ? `${waiting} to confirm` : "";
       const confirmable = ids.filter((id) => isOpen(reading.cells.get(id)) && reading.cells.get(id).label).length;
-      group.all.hidden = reading.signed || !confirmable || name === "deleted" || name === REJECTED;
-      group.all.querySelector("span:last-child").textContent = name === UNIDENTIFIED ? `Confirm ${confirmable} as suggested` : `Confirm ${confirmable}`;
+      group.all.hidden = reading.signed || !confirmable || titles.has(name); // doubtful ones want a look each
+      group.all.querySelector("span:last-child").textContent = `Confirm ${confirmable}`;
       group.section.classList.toggle("empty", !ids.length);
       group.section.hidden = !ids.length && (name === REJECTED || name === "deleted" || (name === UNIDENTIFIED && reading.signed));
       group.list.hidden = !ids.length;

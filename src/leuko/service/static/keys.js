@@ -17,7 +17,7 @@ const GROUPS = [
     ["Enter", "confirm"],
     ["Delete", "no leukocyte (again: it is one after all)"],
     ["Z  ·  Y", "undo  ·  redo"],
-    ["Shift Enter", "confirm the whole group"],
+    ["Shift Enter", "confirm the whole class"],
     ["Ctrl Enter", "confirm all that the machine is sure of"],
   ]],
   ["Moving about", [

@@ -1,7 +1,7 @@
 // Which view is shown. The address holds the whole state, so that a reload comes back to it.
 
 import { ask, button, el, entry, icon, notify, say } from "./elements.js";
-import { call, setLogIn } from "./service.js";
+import { begin, call, setLogIn } from "./service.js";
 import { setShortcuts, hasShortcuts } from "./reader.js";
 import { openStart } from "./start.js";
 import { openUpload } from "./upload.js";
@@ -68,7 +68,7 @@ async function logIn() {
     yes: "Log in",
     no: "",
     check: async () => {
-      await call("POST", "session", { body: { token: input.value }, anonymous: true });
+      await begin(input.value);
     },
   });
   if (!done) return logIn();

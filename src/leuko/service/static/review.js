@@ -319,6 +319,10 @@ class Review {
   confirmGroup() {
     const here = this.cell();
     if (!here) return null;
+    if (isDoubtful(here)) {
+      say("Doubtful cells are confirmed one by one, or chosen first.");
+      return null;
+    }
     return this.confirm(this.views.get("gallery").order(place(here)).filter((id) => isOpen(this.cell(id))));
   }
 

@@ -1,6 +1,7 @@
 // Talks to the service. Knows its addresses and errors; knows nothing of what is shown.
 
 const BASE = "api/v1";
+const STARTING = ["starting", "busy"]; // it will answer in a moment
 let logIn = null;
 
 /** What the service refused, in its own words. `status` is 0 when it didn't answer at all. */
@@ -24,7 +25,7 @@ export function address(path) {
 }
 
 /** One request; retried after a log-in. Returns the JSON, or null. */
-export async function call(method, path, { body, signal, anonymous = false } = {}) {
+export async function call(method, path, { body, signal } = {}) {
   for (;;) {
     let response;
     try {
@@ -40,13 +41,30 @@ export async function call(method, path, { body, signal, anonymous = false } = {
       throw new Refusal(0);
     }
     const answer = await response.json().catch(() => null);
-    if (response.status === 401 && logIn && !anonymous) {
+    if (response.status === 401 && logIn) {
       await logIn();
+      continue;
+    }
+    if (response.status === 503 && STARTING.includes(answer?.error?.code) && !signal?.aborted) {
+      await sleep(Math.min(Number(response.headers.get("Retry-After")) || 1, 5));
       continue;
     }
     if (!response.ok) throw new Refusal(response.status, answer);
     return answer;
   }
+}
+
+/** Shows the token; the service answers with a cookie. */
+export async function begin(token) {
+  const response = await fetch("session", {
+    method: "POST",
+    credentials: "same-origin",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ token }),
+  }).catch(() => {
+    throw new Refusal(0);
+  });
+  if (!response.ok) throw new Refusal(response.status, await response.json().catch(() => null));
 }
 
 /** Sends one file. `progress` hears a fraction, then null while the machine looks at it. */
