@@ -12,7 +12,7 @@ from typing import Any
 from leuko.errors import LeukoError
 
 
-class Refusal(LeukoError):  # noqa: N818
+class Refusal(LeukoError):  # noqa: N818 - an answer among others, not a fault
     """A request that can't be done.
 
     Attributes:
