@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 import leuko
 from leuko.errors import LeukoError
 from leuko.service import sessions
+from leuko.service.examples import show_answer, show_errors
 from leuko.service.guard import Guard, head_of
 from leuko.service.metrics import CONTENT_TYPE, Metrics
 from leuko.service.refusals import Refusal
@@ -157,20 +158,28 @@ def starting() -> Refusal:
 
 
 def _add_signs_of_life(app: FastAPI, parts: Parts) -> None:
-    @app.get("/live", tags=["service"])
+    alive, here = show_answer("It does", {"live": True}), show_answer("Both are", {"ready": True})
+
+    @app.get(
+        "/live", tags=["service"], summary="Does the process answer?",
+        responses={200: alive, **show_errors()},
+    )  # fmt: skip
     async def live() -> JSONResponse:
-        """The process answers."""
         return JSONResponse({"live": True})
 
-    @app.get("/ready", tags=["service"])
+    @app.get(
+        "/ready", tags=["service"], summary="Is the model checked, and the store open?",
+        responses={200: here, **show_errors(503)},
+    )  # fmt: skip
     def ready() -> JSONResponse:
-        """The model was checked, and the store is open."""
         parts.check()
         return JSONResponse({"ready": True})
 
-    @app.get("/metrics", tags=["service"])
+    @app.get(
+        "/metrics", tags=["service"], summary="Numbers for Prometheus",
+        response_class=PlainTextResponse, responses=show_errors(),
+    )  # fmt: skip
     async def metrics() -> Response:
-        """Numbers for Prometheus."""
         return Response(parts.metrics.render(), media_type=CONTENT_TYPE)
 
 

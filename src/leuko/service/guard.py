@@ -73,16 +73,16 @@ class Guard:
             if exchange.pictures:
                 self._begin_receiving(exchange)
             await self._app(scope, exchange.receive, exchange.send)
+            if exchange.too_large is not None:  # and the app has said so in its own words
+                raise exchange.too_large
         except Refusal as refusal:
             await exchange.refuse(refusal)
         except ClientDisconnect:
             exchange.status = exchange.status or 499
         except Exception:
-            if exchange.too_large is not None:
-                await exchange.refuse(exchange.too_large)
-            else:
+            if exchange.too_large is None:
                 log.exception("%s failed", exchange.id)
-                await exchange.refuse(fault(exchange.id))
+            await exchange.refuse(exchange.too_large or fault(exchange.id))
         finally:
             exchange.end_receiving()
             self._record(scope, exchange)

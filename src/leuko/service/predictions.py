@@ -12,6 +12,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from leuko.service.examples import (
+    MODEL,
+    PREDICTIONS,
+    PREDICTIONS_SCHEMA,
+    describe_upload,
+    show_answer,
+    show_errors,
+)
 from leuko.service.metrics import Metrics
 from leuko.service.queue import Queue, Told
 from leuko.service.settings import ServiceSettings
@@ -45,14 +53,25 @@ def make_router(
     """The routes, over a model that was checked."""
     router = APIRouter(prefix="/api/v1", tags=["predictions"])
 
-    @router.get("/model")
+    @router.get(
+        "/model",
+        summary="The model that answers",
+        responses={200: show_answer("What it is", MODEL), **show_errors(503)},
+    )
     async def model() -> JSONResponse:
-        """The model that answers."""
         return JSONResponse(describe_model(predictor))
 
-    @router.post("/predict")
+    @router.post(
+        "/predict",
+        summary="Find the leukocytes in pictures and classify them",
+        description="Nothing is kept. The answer is what `leuko predict --json` prints.",
+        responses={
+            200: show_answer("Cells and set-aside files", PREDICTIONS, PREDICTIONS_SCHEMA),
+            **show_errors(413, 415, 422, 503),
+        },
+        openapi_extra=describe_upload("files"),
+    )
     async def predict(request: Request) -> JSONResponse:
-        """Find the leukocytes in pictures and classify them. Nothing is kept."""
         queue.check()  # while the pictures are still on their way
         uploads = await receive_files(request, settings, check=queue.check)
         items = [Item(one.name, one.data) for one in uploads]

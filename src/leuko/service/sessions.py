@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import JSONResponse
 
+from leuko.service.examples import show_answer, show_errors
 from leuko.service.refusals import Refusal
 from leuko.service.settings import ServiceSettings
 
@@ -39,13 +40,21 @@ def make_router(settings: ServiceSettings) -> APIRouter:
     router = APIRouter(prefix="/session", tags=["session"])
     failures: dict[str, deque[float]] = {}
 
-    @router.get("", summary="Is a token needed, and is this browser logged in?")
+    state = show_answer("Both", {"needed": True, "logged_in": False})
+
+    @router.get(
+        "", summary="Is a token needed, and is this browser logged in?",
+        responses={200: state, **show_errors()},
+    )  # fmt: skip
     async def show(request: Request) -> JSONResponse:
         token = settings.token
         known = token is None or knows_token(request.headers, token)
         return JSONResponse({"needed": token is not None, "logged_in": known})
 
-    @router.post("", status_code=204, summary="Log in: the answer sets a cookie")
+    @router.post(
+        "", status_code=204, summary="Log in: the answer sets a cookie",
+        responses=show_errors(413, 422, 429),
+    )  # fmt: skip
     async def log_in(request: Request, body: Annotated[dict[str, Any], Body()]) -> Response:
         token, given = settings.token, body.get("token")
         answer = Response(status_code=204)
@@ -67,7 +76,7 @@ def make_router(settings: ServiceSettings) -> APIRouter:
         answer.set_cookie(COOKIE, _make_session(token), httponly=True, samesite="strict")
         return answer
 
-    @router.delete("", status_code=204, summary="Log out")
+    @router.delete("", status_code=204, summary="Log out", responses=show_errors())
     async def log_out() -> Response:
         answer = Response(status_code=204)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
