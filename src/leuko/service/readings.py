@@ -168,7 +168,7 @@ def add_readings(
 
     # Undoing the model's errors takes a second, and a review doesn't change what the machine said.
     @lru_cache(maxsize=32)
-    def tell_machine(sid: int, rid: int, name: str, target: int, fields: int) -> dict[str, Any]:
+    def tell_machine(sid: int, rid: int, _state: tuple[Any, ...]) -> dict[str, Any]:
         slide, found = shelf.read_slide(store, sid), reviews.load_reading(store, sid, rid)
         own = record if slide["model"] == bundle.id else None
         return count_machine(slide, found.review.cells.values(), own).to_json()
@@ -182,7 +182,7 @@ def add_readings(
         own = record if slide["model"] == bundle.id else None
         state = slide["name"], slide["target"], len(slide["fields"])
         return {
-            "machine": tell_machine(sid, rid, *state),
+            "machine": tell_machine(sid, rid, state),
             "reviewed": count_reviewed(slide, found, own).to_json(),
             "revision": found.review.revision,
         }
