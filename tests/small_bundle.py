@@ -22,7 +22,7 @@ SIZE = 32
 def make_network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+        nn.Conv2d(3, 24, 5, stride=2), nn.BatchNorm2d(24), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Dropout(0.2), nn.Linear(24, len(CLASSES)),
     )  # fmt: skip
     network.train()(torch.randn(64, 3, SIZE, SIZE))

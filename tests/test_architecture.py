@@ -74,6 +74,10 @@ DOORS = {
     "onnxruntime": ("leuko.learning.inference",),
     "onnx": (),
     "onnxscript": (),
+    "fastapi": ("leuko.service",),
+    "starlette": ("leuko.service",),
+    "uvicorn": ("leuko.service.server",),
+    "prometheus_client": ("leuko.service.metrics",),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "shelve", "marshal"}
 

@@ -1,7 +1,8 @@
 """From a trained network to ``model.onnx``: the only module that writes ONNX.
 
 The exported graph begins with the cells as bytes, so that nobody has to normalise them again; it
-ends with the logits and with the features that its last layer takes. Every weight keeps its name
+ends with the logits, with the features that its last layer takes, and with the map that these are
+the mean of, from which follows where a network looked. Every weight keeps its name
 and its bits: nothing is folded or renamed, because the bundle compares them. ONNX Runtime folds
 batch normalisation by itself when it loads.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from leuko.errors import BundleError, MissingExtraError
 from leuko.learning.batches import DEVIATION, MEAN, make_input
 from leuko.learning.bundle import OPSET
-from leuko.learning.inference import INPUT, OUTPUTS
+from leuko.learning.inference import INPUT, MAP, OUTPUTS
 from leuko.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -105,8 +106,9 @@ def export_network(network: nn.Module, *, size: int) -> bytes:
         size: S in pixels.
 
     Returns:
-        A graph that takes ``cells`` (B, S, S, 3) uint8 for any B, and gives ``logits`` (B, K) and
-        ``features`` (B, D).
+        A graph that takes ``cells`` (B, S, S, 3) uint8 for any B, and gives ``logits`` (B, K),
+        ``features`` (B, D) and, where the network's last pooling takes the mean of a whole map,
+        that ``map`` (B, D, h, w).
 
     Raises:
         MissingExtraError: onnx or onnxscript isn't installed.
@@ -115,14 +117,15 @@ def export_network(network: nn.Module, *, size: int) -> bytes:
     import torch
 
     _check_extras()
-    whole = _join(network).eval()
+    whole = _join(network, size).eval()
     cells = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    outputs = list(OUTPUTS if whole.pool is None else (*OUTPUTS, MAP))
     with warnings.catch_warnings():  # PyTorch's exporter calls parts of itself that are outdated
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 whole, (cells,), dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
-                input_names=[INPUT], output_names=list(OUTPUTS), external_data=False,
+                input_names=[INPUT], output_names=outputs, external_data=False,
                 dynamic_shapes={INPUT: {0: "batch"}},
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
@@ -137,30 +140,67 @@ def export_network(network: nn.Module, *, size: int) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def _join(network: nn.Module) -> nn.Module:
-    """Normalisation, the network without its last layer, the last layer: a copy."""
+def _join(network: nn.Module, size: int) -> Any:
+    """Normalisation, the network without pooling and last layer, these two: a copy."""
     import torch
     from torch import nn
 
     class Exported(nn.Module):
-        def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        def __init__(self, body: nn.Module, pool: nn.Module | None, head: nn.Module) -> None:
             super().__init__()
-            self.body, self.head = body, head
+            self.body, self.pool, self.head = body, pool, head
+            self.shape: tuple[int, ...] = ()  # D, h, w
             self.register_buffer("pixel_mean", torch.tensor(MEAN))
             self.register_buffer("pixel_deviation", torch.tensor(DEVIATION))
 
-        def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, ...]:
             images = make_input(cells, self.pixel_mean, self.pixel_deviation)  # type: ignore[arg-type]
             features = self.body(images)
-            return self.head(features), features
+            if self.pool is None:
+                return self.head(features), features
+            # Without its pooling a network flattens the whole map before the last layer.
+            found = features.reshape(-1, *self.shape)
+            features = self.pool(found).flatten(1)
+            return self.head(features), features, found
 
-    body = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    body = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     classes = [m for m in body.modules() if isinstance(m, nn.Linear)][-1].out_features
-    name = find_head(body, classes).name
+    head = _take_out(body, find_head(body, classes).name)
+    images = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0))
+    pools = [n for n, m in body.named_modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    if not pools:
+        return Exported(body, None, head)
+    seen: list[torch.Tensor] = []
+    pool = body.get_submodule(pools[-1])
+    hook = pool.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        features = body(images)
+        hook.remove()
+        same = len(seen) == 1 and torch.equal(pool(seen[0]).flatten(1), features)
+        if not same or pool.output_size not in (1, (1, 1)):
+            return Exported(body, None, head)
+        _take_out(body, pools[-1])
+        flat = body(images)
+    if flat.shape != seen[0].flatten(1).shape:  # it takes more than the pooling's result
+        return Exported(_put_back(body, pools[-1], pool), None, head)
+    whole = Exported(body, pool, head)
+    whole.shape = tuple(seen[0].shape[1:])
+    return whole
+
+
+def _take_out(network: nn.Module, name: str) -> nn.Module:
+    """Replaces a layer by one that does nothing; gives the layer."""
+    from torch import nn
+
+    layer = network.get_submodule(name)
+    _put_back(network, name, nn.Identity())
+    return layer
+
+
+def _put_back(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     above, _, last = name.rpartition(".")
-    head = body.get_submodule(name)
-    setattr(body.get_submodule(above), last, nn.Identity())
-    return Exported(body, head)
+    setattr(network.get_submodule(above), last, layer)
+    return network
 
 
 def _check_extras() -> None:

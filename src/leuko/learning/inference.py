@@ -5,6 +5,7 @@ Knows cells and answers; knows nothing of classes, temperatures or files.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from leuko.learning.batches import turn_views
 
 BATCH = 32  # cells at a time; more doesn't run faster on a processor, but takes more memory
 INPUT, OUTPUTS = "cells", ("logits", "features")
+MAP = "map"  # a third output, of networks whose features are the mean of one
 
 
 class ExportedNetwork:
@@ -34,6 +36,9 @@ class ExportedNetwork:
     def __init__(
         self, model: bytes, *, size: int, classes: int, threads: int | None = None
     ) -> None:
+        # The official builds send events to their maker, and leave files behind, unless this is
+        # set before they are loaded. A laboratory's machine tells nobody what it does.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -50,7 +55,7 @@ class ExportedNetwork:
             ) from None
         self.classes = classes
         self.size = size
-        self.features = self._check()
+        self.features, self.map = self._check()
 
     def answer(
         self, cells: NDArray[np.uint8], *, views: int, batch: int = BATCH
@@ -76,17 +81,44 @@ class ExportedNetwork:
             features[part] = np.mean([pooled for _, pooled in seen], axis=0)
         return probabilities, features
 
-    def _check(self) -> int:
-        """Refuses another input or output; gives the number of features, D."""
+    def look(self, cells: NDArray[np.uint8], *, batch: int = BATCH) -> NDArray[np.float32]:
+        """The map that the features are the mean of, of each cell as it is.
+
+        Args:
+            cells: (N, S, S, 3).
+            batch: Cells at a time.
+
+        Returns:
+            (N, D, h, w); its mean over h and w are the features of one view.
+
+        Raises:
+            BundleError: The features of this network aren't the mean of a map.
+        """
+        if self.map is None:
+            raise BundleError(
+                "This network gives no map of features, so nobody can say where it looked: its "
+                "last pooling doesn't take the mean. Train resnet, efficientnet or alexnet."
+            )
+        found = np.empty((len(cells), self.features, *self.map), np.float32)
+        for start in range(0, len(cells), batch):
+            part = slice(start, start + batch)
+            (found[part],) = self._session.run([MAP], {INPUT: cells[part]})
+        return found
+
+    def _check(self) -> tuple[int, tuple[int, int] | None]:
+        """Refuses another input or output; gives D, and h and w of the map if there is one."""
         taken = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
         wanted = [(INPUT, "tensor(uint8)", [self.size, self.size, 3])]
         given = {o.name: (o.type, o.shape[1:]) for o in self._session.get_outputs()}
-        right = taken == wanted and tuple(given) == OUTPUTS
-        right = right and given["logits"] == ("tensor(float)", [self.classes])
-        if right:
+        right = taken == wanted and tuple(given) in (OUTPUTS, (*OUTPUTS, MAP))
+        if right and given["logits"] == ("tensor(float)", [self.classes]):
             kind, shape = given["features"]
             if kind == "tensor(float)" and len(shape) == 1 and isinstance(shape[0], int):
-                return int(shape[0])
+                if MAP not in given:
+                    return shape[0], None
+                kind, size = given[MAP]
+                if kind == "tensor(float)" and len(size) == 3 and size[0] == shape[0]:
+                    return shape[0], (int(size[1]), int(size[2]))
         raise BundleError(
             f"model.onnx takes {taken} and gives {given}; expected cells of {self.size} pixels "
             f"in, and logits of {self.classes} classes and features out. The parts of this bundle "

@@ -58,6 +58,23 @@ class _Found:
     pixels: Pixels
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures that were read and cut, half of the way to an answer.
+
+    Attributes:
+        items: Their names; what they were made from is let go.
+        ready: The cells of each.
+    """
+
+    items: Sequence[Item]
+    ready: Sequence[list[_Found] | SetAside]
+
+    def __add__(self, other: Prepared) -> Prepared:
+        """Both, to be answered at once."""
+        return Prepared([*self.items, *other.items], [*self.ready, *other.ready])
+
+
 class Predictor:
     """Answers for pictures with one bundle; made by `load`.
 
@@ -128,7 +145,7 @@ class Predictor:
             scale: As for `predict`.
         """
         with ThreadPoolExecutor(count_cores()) as pool:
-            scales = {} if scale else self._measure_scales(items, pool)
+            scales = {} if scale else self._measure_scales(items, pool.map)
 
             def begin(start: int) -> list[Future[list[_Found] | SetAside]]:
                 part = items[start : start + PART]
@@ -140,7 +157,27 @@ class Predictor:
                 ahead = begin(start + PART)  # read while the network is at work
                 yield from self._answer(items[start : start + PART], ready)
 
-    def _measure_scales(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> Scales:
+    def prepare(self, items: Sequence[Item], *, scale: float | None = None) -> Prepared:
+        """The first half of `stream`, in this thread, for programs that queue their work.
+
+        Args:
+            items: As for `stream`; the scale is measured over them alone.
+            scale: As for `predict`.
+        """
+        if len(items) == 1:  # then decoding twice would cost more than holding it
+            try:
+                items = [Item(items[0].name, items[0].read())]
+            except ImageError as error:
+                return Prepared(items, [SetAside(items[0].name, error.reason, str(error))])
+        scales = {} if scale else self._measure_scales(items, map)
+        ready = [self._prepare(item, scales, scale) for item in items]
+        return Prepared([Item(item.name, None) for item in items], ready)
+
+    def conclude(self, prepared: Prepared) -> Iterator[list[Answer] | SetAside]:
+        """The second half: what `stream` gives for the same items."""
+        return self._answer(prepared.items, prepared.ready)
+
+    def _measure_scales(self, items: Sequence[Item], each: Callable[..., Iterable[Any]]) -> Scales:
         """One scale for each size of pictures; a picture that can't be read has no say."""
         if self.bundle.facts.preprocessing.view == "field":
             return {}
@@ -155,7 +192,7 @@ class Predictor:
                 with suppress(ImageError):
                     yield item.read()
 
-        sizes = [size for size in pool.map(measure, items) if size is not None]
+        sizes = [size for size in each(measure, items) if size is not None]
         return estimate_set_scales(pictures(sample_sizes(sizes)))
 
     def _prepare(self, item: Item, scales: Scales, scale: float | None) -> list[_Found] | SetAside:
