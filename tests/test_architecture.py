@@ -62,6 +62,8 @@ DOORS = {
         "leuko.service.store",
         "leuko.service.shelf",
         "leuko.service.reviews",
+        "leuko.service.signatures",
+        "leuko.service.arbitration",
         "leuko.service.portraits",
         "leuko.service.migrations",
     ),

@@ -6,7 +6,7 @@ Knows requests; knows nothing of tables.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,7 +14,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from leuko.service import portraits, reviews, shelf
+from leuko.service import arbitration, portraits, reviews, shelf, signatures
+from leuko.service.counts import count_machine, count_reviewed
 from leuko.service.examination import name_cells, place_boxes
 from leuko.service.records import (
     ADD,
@@ -28,6 +29,7 @@ from leuko.service.records import (
 from leuko.service.refusals import Refusal
 from leuko.service.store import Store
 from leuko.service.waiting import Waiting
+from leuko.use.record import read_record
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
@@ -102,7 +104,11 @@ def add_readings(
 
     @router.post(above, status_code=201, summary="Open a second reading, or an arbitration")
     def open_reading(sid: int, new: NewReading) -> dict[str, Any]:
-        made = reviews.open_reading(store, sid, new.reader)
+        reader = clean_text(new.reader, LONGEST_NAME)
+        if new.arbitrates is None:
+            made = reviews.open_reading(store, sid, reader)
+        else:
+            made = arbitration.open_arbitration(store, sid, new.arbitrates, reader)
         return reviews.load_reading(store, sid, made).to_json()
 
     @router.get(one, summary="A reading with all its cells")
@@ -140,8 +146,8 @@ def add_readings(
 
     @router.post(one + "/signature", summary="Sign: the reading is locked")
     def sign(sid: int, rid: int, signature: Signature) -> dict[str, Any]:
-        name = reviews.clean_name(signature.name)
-        return reviews.sign(
+        name = _clean_name(signature.name)
+        return signatures.sign(
             store, sid, rid, name=name, seen=signature.revision,
             leave_unidentified=signature.leave_unidentified,
         ).to_json()  # fmt: skip
@@ -151,12 +157,39 @@ def add_readings(
         reason = clean_text(new.reason, 2000)
         if not reason:
             raise Refusal(422, "no_reason", "A new version needs a reason. Say what it is for.")
-        name = reviews.clean_name(new.name)
-        return reviews.open_version(store, sid, rid, name=name, reason=reason).to_json()
+        name = _clean_name(new.name)
+        return signatures.open_version(store, sid, rid, name=name, reason=reason).to_json()
 
     @router.get(one + "/trail", summary="Who did what and when")
     def read_trail(sid: int, rid: int) -> list[dict[str, Any]]:
-        return reviews.read_trail(store, sid, rid)
+        return signatures.read_trail(store, sid, rid)
+
+    record = read_record(bundle.facts, bundle.id)
+
+    # Undoing the model's errors takes a second, and a review doesn't change what the machine said.
+    @lru_cache(maxsize=32)
+    def tell_machine(sid: int, rid: int, _state: tuple[Any, ...]) -> dict[str, Any]:
+        slide, found = shelf.read_slide(store, sid), reviews.load_reading(store, sid, rid)
+        own = record if slide["model"] == bundle.id else None
+        return count_machine(slide, found.review.cells.values(), own).to_json()
+
+    @router.get(one + "/differential", summary="Counts with exact limits, before and after review")
+    def read_differential(
+        sid: int, rid: int, version: Annotated[int | None, Query(ge=1)] = None
+    ) -> dict[str, Any]:
+        found = reviews.load_reading(store, sid, rid, version=version)
+        slide = shelf.read_slide(store, sid)
+        own = record if slide["model"] == bundle.id else None
+        state = slide["name"], slide["target"], len(slide["fields"])
+        return {
+            "machine": tell_machine(sid, rid, state),
+            "reviewed": count_reviewed(slide, found, own).to_json(),
+            "revision": found.review.revision,
+        }
+
+    @router.get("/slides/{sid}/comparison", summary="How far two signed readings agree")
+    def compare(sid: int, a: int, b: int) -> dict[str, Any]:
+        return arbitration.compare(store, sid, a, b)
 
     @router.get(
         one + "/cells/{cid}/image", response_class=Response, responses=JPEG,
@@ -174,6 +207,13 @@ def add_readings(
         sid: int, rid: int, cid: int, most: Annotated[int, Query(ge=1, le=50)] = 8
     ) -> list[dict[str, Any]]:
         return portraits.find_similar(store, sid, rid, cid, most)
+
+
+def _clean_name(name: str) -> str:
+    cleaned = clean_text(name, LONGEST_NAME)
+    if not cleaned:
+        raise Refusal(422, "no_name", "A name is needed. Give the name of the person who signs.")
+    return cleaned
 
 
 def _to_wish(new: NewChange) -> Wish:

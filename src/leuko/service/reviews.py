@@ -1,4 +1,4 @@
-"""Readings in the store: changes, signatures, versions, the trail.
+"""Readings in the store: how they are opened, loaded and changed.
 
 Each function is one transaction; a change that was answered is on the disk. Knows how a reading is
 kept; what follows from its changes is said in `leuko.service.records`.
@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, select
 
 from leuko.service import tables
 from leuko.service.records import (
     ADD,
     FIELD,
-    LONGEST_NAME,
     OPEN,
     REDO,
     SIGN,
     SIGNED,
     SPLIT,
     UNDO,
-    VERSION,
     Cell,
     Change,
     Machine,
@@ -32,15 +29,12 @@ from leuko.service.records import (
     Wish,
     begin_cell,
     check_wish,
-    clean_text,
-    hinder_signature,
     replay,
 )
 from leuko.service.refusals import Refusal
 from leuko.service.shelf import (
     Finding,
     append,
-    delete_images,
     find_slide,
     insert_cells,
     insert_reading,
@@ -84,7 +78,7 @@ def load_reading(store: Store, slide: int, reading: int, *, version: int | None 
         Refusal: 404 without it, or without that version.
     """
     with store.read() as connection:
-        return _load(connection, slide, reading, version)
+        return load(connection, slide, reading, version)
 
 
 def open_reading(store: Store, slide: int, reader: str) -> int:
@@ -141,12 +135,12 @@ def make_change(
             the reading is signed.
     """
     with store.write() as connection:
-        row = _lock(connection, slide, reading)
+        row = lock(connection, slide, reading)
         if _is_repeated(connection, reading, wish):
-            return _load(connection, slide, reading)
+            return load(connection, slide, reading)
         if row.state == SIGNED:
-            raise _locked(row)
-        before = _load(connection, slide, reading)
+            raise signed_already(row)
+        before = load(connection, slide, reading)
         concerned = check_wish(before.review, wish)
         made: tuple[int, ...] = ()
         if findings:
@@ -159,115 +153,9 @@ def make_change(
             by=wish.by, at=now(), version=row.version,
         )  # fmt: skip
         append(connection, change, reading=reading, wish=wish.to_json())
-        after = _load(connection, slide, reading)
+        after = load(connection, slide, reading)
     store.tell(reading)
     return after
-
-
-def sign(
-    store: Store,
-    slide: int,
-    reading: int,
-    *,
-    name: str,
-    seen: int,
-    leave_unidentified: bool,
-) -> Reading:
-    """Locks a reading under a name. Images go, once no reading is open, unless they are kept.
-
-    Args:
-        store: Where.
-        slide: Of the reading.
-        reading: Its id.
-        name: Of who signs.
-        seen: The revision that they have seen.
-        leave_unidentified: Sign although cells are unidentified.
-
-    Raises:
-        Refusal: 404; 409 if something changed since; 422 with the reasons; 423 if it is signed.
-    """
-    with store.write() as connection:
-        readings = lock_readings(connection, slide)
-        row = _lock(connection, slide, reading)
-        if row.state == SIGNED:
-            raise _locked(row)
-        before = _load(connection, slide, reading)
-        if seen != row.revision:
-            raise Refusal(
-                409, "conflict",
-                f"The reading is at revision {row.revision}, and {seen} was looked at. Look at "
-                "what changed, then sign.", revision=row.revision,
-                cells=[cell.to_json() for cell in before.review.since(seen)],
-            )  # fmt: skip
-        if reasons := hinder_signature(before.review, leave_unidentified=leave_unidentified):
-            raise Refusal(422, "not_ready", " ".join(reasons), reasons=reasons)
-        at = now()
-        append(
-            connection,
-            Change(f"sign-{row.version}", row.revision + 1, SIGN, by=name, at=at,
-                   version=row.version, detail={"leave_unidentified": leave_unidentified}),
-            reading=reading,
-        )  # fmt: skip
-        _set(connection, reading, state=SIGNED, signed_name=name, signed_at=at)
-        others = any(r.state == OPEN for r in readings if r.id != reading)
-        above = find_slide(connection, slide)
-        forget = not above.keep_images and not others and not above.images_deleted
-        if forget:
-            fields = delete_images(connection, slide)
-            note_event(connection, slide, "images deleted", by=name, detail={"fields": fields})
-        after = _load(connection, slide, reading)
-    store.tell(reading)
-    if forget:
-        store.forget()
-    return after
-
-
-def open_version(store: Store, slide: int, reading: int, *, name: str, reason: str) -> Reading:
-    """Opens a signed reading again, as its next version.
-
-    Raises:
-        Refusal: 404; 422 if it isn't signed.
-    """
-    with store.write() as connection:
-        row = _lock(connection, slide, reading)
-        if row.state != SIGNED:
-            raise Refusal(
-                422, "open", "This reading is open, so it can be changed as it is. No new version "
-                "is needed."
-            )  # fmt: skip
-        append(
-            connection,
-            Change(f"version-{row.version + 1}", row.revision + 1, VERSION, by=name, at=now(),
-                   version=row.version + 1, detail={"reason": reason}),
-            reading=reading,
-        )  # fmt: skip
-        _set(
-            connection, reading,
-            state=OPEN, version=row.version + 1, signed_name=None, signed_at=None,
-        )  # fmt: skip
-        after = _load(connection, slide, reading)
-    store.tell(reading)
-    return after
-
-
-def read_trail(store: Store, slide: int, reading: int) -> list[dict[str, Any]]:
-    """Everything that happened to a reading and its slide, in order.
-
-    Raises:
-        Refusal: 404.
-    """
-    with store.read() as connection:
-        found = _load(connection, slide, reading)
-        events = connection.execute(
-            select(tables.events).where(tables.events.c.slide == slide).order_by(tables.events.c.id)
-        ).all()
-    entries = [change.to_json() for change in found.changes]
-    entries += [
-        {"id": None, "revision": None, "kind": e.kind, "cells": [], "label": None, "made": [],
-         "change": None, "by": e.by, "at": e.at, "version": None, "detail": e.detail}
-        for e in events
-    ]  # fmt: skip
-    return sorted(entries, key=lambda entry: entry["at"])
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -284,17 +172,17 @@ def _find(connection: Connection, slide: int, reading: int, *, lock: bool = Fals
     return row
 
 
-def _lock(connection: Connection, slide: int, reading: int) -> Row[Any]:
+def lock(connection: Connection, slide: int, reading: int) -> Row[Any]:
+    """The row of a reading, held so that nobody else changes it meanwhile.
+
+    Raises:
+        Refusal: 404.
+    """
     return _find(connection, slide, reading, lock=True)
 
 
-def _set(connection: Connection, reading: int, **values: Any) -> None:
-    connection.execute(
-        update(tables.readings).where(tables.readings.c.id == reading).values(**values)
-    )
-
-
-def _locked(row: Row[Any]) -> Refusal:
+def signed_already(row: Row[Any]) -> Refusal:
+    """For a reading that is locked."""
     return Refusal(
         423, "signed",
         f"This reading was signed by {row.signed_name} ({row.signed_at}) and is locked. Open a new "
@@ -323,7 +211,8 @@ def _find_made(changes: Sequence[Change], target: str | None) -> tuple[int, ...]
     return next(change.made for change in changes if change.id == target)
 
 
-def _load(connection: Connection, slide: int, reading: int, version: int | None = None) -> Reading:
+def load(connection: Connection, slide: int, reading: int, version: int | None = None) -> Reading:
+    """As `load_reading`, within a transaction."""
     row = _find(connection, slide, reading)
     cells, changes = tables.cells, tables.changes
     own = cells.c.reading.is_(None) | (cells.c.reading == reading)
@@ -376,20 +265,3 @@ def _to_change(row: Row[Any]) -> Change:
         row.id, row.revision, row.kind, tuple(row.cells), row.label, tuple(row.made), row.target,
         row.by, row.at, row.version, row.detail,
     )  # fmt: skip
-
-
-def make_id() -> str:
-    """For a change that has no client."""
-    return str(uuid4())
-
-
-def clean_name(name: str) -> str:
-    """A person's name as text.
-
-    Raises:
-        Refusal: 422 if nothing is left of it.
-    """
-    cleaned = clean_text(name, LONGEST_NAME)
-    if not cleaned:
-        raise Refusal(422, "no_name", "A name is needed. Give the name of the person who signs.")
-    return cleaned

@@ -14,7 +14,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from leuko.service import shelf
+from leuko.service import shelf, signatures
 from leuko.service.examination import answer, examine, reencode
 from leuko.service.readings import add_readings
 from leuko.service.records import LONGEST_NAME, clean_text
@@ -94,6 +94,10 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
     @router.delete("/slides/{sid}", status_code=204, summary="Delete what was never signed")
     def delete_slide(sid: int) -> None:
         shelf.delete_slide(store, sid)
+
+    @router.delete("/slides/{sid}/images", status_code=204, summary="Delete the images only")
+    def delete_images(sid: int, by: Annotated[str, Query(max_length=1000)] = "") -> None:
+        signatures.delete_images_now(store, sid, by=by)
 
     @router.post("/slides/{sid}/fields", status_code=201, summary="Add one image")
     async def add_field(
