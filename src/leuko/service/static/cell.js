@@ -77,7 +77,6 @@ export function makeCellView(review) {
     const kind = cell.deleted ? "deleted" : cell.state;
     put(facts, el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: cell.added ? `${kind}, added by hand` : kind })),
       cell.reason ? el("p", { class: "reason", text: cell.reason }) : null,
-      ...(cell.opinions ?? []).map((one) => el("p", { class: "reason", text: `${one.reader}: ${one.label ?? UNIDENTIFIED}` })),
       el("h3", { text: "What the machine says" }),
       drawBars(cell),
       el("p", { class: "hint", text: machine.set?.length ? `It can't exclude: ${machine.set.join(", ")}.` : machine.set ? "No class fits well." : "" }),

@@ -70,8 +70,8 @@ export function makeGallery(review) {
     mark.className = `mark ${state === REVIEWED ? "is-done" : state === UNIDENTIFIED || state === REJECTED ? "is-doubt" : ""}`;
     const sure = Math.round(100 * certainty(cell));
     const named = cell.label ?? UNIDENTIFIED;
-    const opinions = (cell.opinions ?? []).map((one) => `${one.reader}: ${one.label ?? UNIDENTIFIED}`);
-    tile.querySelector(".caption").textContent = opinions.length && isOpen(cell) ? opinions.join(" · ") : `${cell.machine?.label ?? named} ${Math.round(100 * (cell.machine?.probability ?? 0))} %`;
+    const opinions = reading.arbitrates?.length && isOpen(cell) && cell.reason ? [cell.reason] : []; // who said what
+    tile.querySelector(".caption").textContent = opinions.length ? opinions[0] : `${cell.machine?.label ?? named} ${Math.round(100 * (cell.machine?.probability ?? 0))} %`;
     const parts = [named, `${sure} percent`, state];
     if (moved) parts.push(`the machine said ${cell.machine.label}`);
     if (cell.machine?.reason && isOpen(cell)) parts.push(cell.machine.reason);

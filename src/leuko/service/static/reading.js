@@ -41,7 +41,7 @@ export class Reading extends EventTarget {
   }
 
   take(reading) {
-    for (const name of ["reader", "state", "version", "revision", "undo", "redo"]) {
+    for (const name of ["reader", "state", "version", "revision", "undo", "redo", "arbitrates"]) {
       if (reading[name] !== undefined) this[name] = reading[name];
     }
     if (reading.signed !== undefined) this.signature = reading.signed;
@@ -113,11 +113,16 @@ export class Reading extends EventTarget {
     let lost = 0;
     while (!signal.aborted) {
       try {
+        const asked = performance.now();
         const answer = await call("GET", `${this.path}/changes?since=${this.revision}&wait=20`, { signal });
         if (lost) this.tell("trouble", { waiting: false });
         lost = 0;
         await this.queue;
-        if (answer.revision <= this.revision) continue;
+        if (answer.revision <= this.revision) {
+          // Nothing new: our own change, or a service that is about to stop and doesn't wait.
+          if (performance.now() - asked < 300) await sleep(0.3);
+          continue;
+        }
         const { state, version } = this;
         this.merge(answer, false);
         const fields = new Set(this.slide.fields.map((field) => field.id));

@@ -31,6 +31,7 @@ class Review {
     this.reading = new Reading(sid, rid);
     this.chosen = new Set();
     this.focused = null;
+    this.leaving = new Set(); // cells whose change is on its way
     this.views = new Map();
     this.heard = [];
   }
@@ -104,11 +105,17 @@ class Review {
       else dismiss("trouble");
     });
     reading.addEventListener("conflict", ({ detail }) => {
-      const now = detail.cells.map((cell) => (cell.deleted ? "no leukocyte" : cell.label ?? UNIDENTIFIED));
-      const what = detail.cells.length === 1 ? `This cell was changed elsewhere a moment ago: it is ${now[0]} now.` : `${plural(detail.cells.length, "cell")} were changed elsewhere a moment ago: now ${[...new Set(now)].join(", ")}.`;
-      notify(`${what} Your change was not made, so that nothing is lost; look again and decide.`, { kind: "warn", id: "conflict" });
-      this.choose(detail.cells.map((cell) => cell.id));
-      if (detail.cells[0]) this.focus(detail.cells[0].id);
+      const wanted = detail.cells.filter((cell) => detail.wanted.cells.includes(cell.id));
+      const now = wanted.map((cell) => (cell.deleted ? "no leukocyte" : cell.label ?? UNIDENTIFIED));
+      const what =
+        wanted.length === 0
+          ? detail.error.message
+          : wanted.length === 1
+            ? `This cell was changed elsewhere a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`
+            : `Some of these ${wanted.length} cells were changed elsewhere a moment ago: now ${[...new Set(now)].join(", ")}. Your change was not made; look again and decide.`;
+      notify(what, { kind: "warn", id: "conflict" });
+      this.choose(wanted.length > 1 ? wanted.map((cell) => cell.id) : []);
+      if (wanted[0]) this.focus(wanted[0].id);
     });
   }
 
@@ -243,15 +250,16 @@ class Review {
 
   /** The cell that comes when these have gone: the next of the same group, else the next that waits. */
   after(ids) {
-    const gone = new Set(ids);
+    const gone = new Set([...ids, ...this.leaving]);
     const here = this.cell(ids[0]);
+    const waiting = this.list().filter((cell) => !gone.has(cell.id));
+    if (this.view === "fields") return waiting.find((cell) => cell.field === here?.field)?.id ?? ids[0];
+    if (this.view === "cell") return waiting[0]?.id ?? ids[0];
     const group = here ? this.views.get("gallery").order(place(here)) : [];
     const at = group.indexOf(ids[ids.length - 1]);
-    const next = group.slice(at + 1).find((id) => !gone.has(id));
-    if (next !== undefined && !(this.view === "cell" || isDoubtful(here))) return next;
-    const waiting = this.list().filter((cell) => !gone.has(cell.id));
-    if (isDoubtful(here) && next !== undefined) return next;
-    return waiting[0]?.id ?? next ?? ids[0];
+    const behind = group.slice(at + 1).find((id) => !gone.has(id));
+    const before = group.slice(0, at).find((id) => !gone.has(id) && isOpen(this.cell(id)));
+    return behind ?? before ?? waiting[0]?.id ?? ids[0];
   }
 
   // --- commands --------------------------------------------------------------------------------
@@ -263,12 +271,15 @@ class Review {
     }
     if (!ids.length && kind !== "add") return null;
     const next = ids.length && ["label", "confirm", "delete"].includes(kind) ? this.after(ids) : null;
-    const cells = await this.reading.change(kind, { cells: ids, ...facts }, getReader() || this.reading.reader);
-    if (!cells) return null;
+    // The next cell comes at once: who types fast mustn't hit the same one twice.
     dismiss("conflict");
     dismiss("refused");
     this.choose([]);
+    for (const id of ids) this.leaving.add(id);
     if (next !== null) this.focus(next);
+    const cells = await this.reading.change(kind, { cells: ids, ...facts }, getReader() || this.reading.reader);
+    for (const id of ids) this.leaving.delete(id);
+    if (!cells) return null;
     say(text);
     return cells;
   }
@@ -327,6 +338,7 @@ class Review {
   }
 
   async turn(kind) {
+    await this.reading.queue; // the change that is on its way is the one to be undone
     const change = this.reading[kind];
     if (!change || this.reading.signed) return;
     const cells = await this.reading.change(kind, { change }, getReader() || this.reading.reader);
@@ -359,6 +371,9 @@ class Review {
     const done = () => event.preventDefault();
     if (this.views.get(this.view)?.press?.(event)) return done();
     const pressing = at.closest?.("button, a, summary");
+    const view = many || !hasShortcuts() ? undefined : VIEWS[Number(key) - 1];
+    if (view) return done(), this.go(view[0], view[0] === "cell" ? this.focused : "");
+    if (this.view === "trail") return undefined;
     if (many) {
       if (key === "Enter") return done(), this.confirmSure();
       if (key === "z" && !event.shiftKey) return done(), this.undo();
@@ -371,9 +386,6 @@ class Review {
     if (key.length !== 1 || !hasShortcuts()) return undefined;
     if (key === ".") return done(), this.step(1);
     if (key === ",") return done(), this.step(-1);
-    const view = VIEWS[Number(key) - 1];
-    if (view) return done(), this.go(view[0], view[0] === "cell" ? this.focused : "");
-    if (this.view === "trail") return undefined;
     const letter = key.toLowerCase();
     if (letter === "u") return done(), this.relabel(null);
     if (letter === "o") return done(), this.other();
