@@ -232,7 +232,7 @@ def test_what_was_signed_changes_only_as_a_new_version(
     page.get_by_role("button", name="Sign …").click()
     page.get_by_role("button", name="Sign", exact=True).click()
     expect(page.locator("dialog .wrong")).to_contain_text("unidentified")
-    page.get_by_text("out of the count").click()
+    page.get_by_label("out of the count").click()
     page.get_by_role("button", name="Sign", exact=True).click()
     expect(page.locator(".actions .signed")).to_be_visible()
     before = review.cells()
@@ -445,11 +445,12 @@ def test_axe_finds_no_serious_fault(
     found = []
     for where in [*views, f"{slide['id']}/compare/{first}/{review.where.partition('/')[2]}"]:
         page = visit.go(where)
-        page.wait_for_selector("main :is(h1, h2, .canvas .box)")
+        page.locator("main :is(h1, h2, h3, .canvas .box):visible").first.wait_for()
         page.wait_for_load_state("networkidle") if not where.startswith(review.where) else None
         found += _judge(page, where)
+    page = visit.go(f"{review.where}/gallery")
     page.keyboard.press("?")
-    visit.go(f"{review.where}/gallery").keyboard.press("?")
+    page.get_by_role("dialog").wait_for()
     found += _judge(page, "keys")
     visit.close()
     assert found == []
@@ -469,7 +470,7 @@ def test_narrow_windows_need_no_sideways_scrolling(visit: Visit, review: Review)
     visit.page.set_viewport_size({"width": 320, "height": 640})
     for where in ("", *(f"{review.where}/{view}" for view in VIEWS)):
         page = visit.go(where)
-        page.wait_for_selector("main :is(h1, h2, .canvas .box)")
+        page.locator("main :is(h1, h2, h3, .canvas .box):visible").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, where
         expect(page.get_by_text("Research use only. Not for diagnosis.")).to_be_in_viewport()
 

@@ -102,7 +102,7 @@ export function ask(title, body, { yes = "OK", no = "Cancel", check = async () =
     const form = el(
       "form",
       { method: "dialog", novalidate: true },
-      el("h2", { id: "dialog-title", text: title }),
+      el("h2", { id: "dialog-title", text: title, tabindex: wide ? -1 : null, autofocus: wide }), // a long text is read from its beginning
       body,
       wrong,
       el(

@@ -27,6 +27,7 @@ async function route() {
   shown = page;
   close();
   close = () => {};
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("");
   const work = document.getElementById("work");
   work.replaceChildren();
   work.className = "";

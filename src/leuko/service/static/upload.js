@@ -16,7 +16,7 @@ export function handOver(slide, files) {
 export async function openUpload(work, sid, rid) {
   const slide = await call("GET", `slides/${sid}`);
   document.title = `Images · ${slide.name} · Leuko`;
-  const list = el("ul", { class: "files", "aria-label": "Images" });
+  const list = el("ul", { class: "files", "aria-label": "Images", tabindex: 0 });
   const sum = el("p", { class: "big", role: "status" });
   const bar = el("progress", { "aria-label": "All images", max: 1, value: 0 });
   const stop = button("Cancel the rest", () => jobs.forEach((job) => job.cancel()), { icon: "close" });
