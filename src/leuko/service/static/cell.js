@@ -75,7 +75,7 @@ export function makeCellView(review) {
     put(where, "In ", el("a", { href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`, text: field?.name ?? "its field" }));
     const said = { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ?? cell.label ?? "rejected";
     const kind = cell.deleted ? "deleted" : cell.state;
-    put(facts, el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: cell.added ? `${kind}, added by hand` : kind })),
+    put(facts, el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: [said === kind ? "" : kind, cell.added ? "added by hand" : ""].filter(Boolean).join(", ") })),
       cell.reason ? el("p", { class: "reason", text: cell.reason }) : null,
       el("h3", { text: "What the machine says" }),
       drawBars(cell),

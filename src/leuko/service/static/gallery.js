@@ -71,7 +71,7 @@ export function makeGallery(review) {
     const sure = Math.round(100 * certainty(cell));
     const named = cell.label ?? UNIDENTIFIED;
     const opinions = reading.arbitrates?.length && isOpen(cell) && cell.reason ? [cell.reason] : []; // who said what
-    tile.querySelector(".caption").textContent = opinions.length ? opinions[0] : `${cell.machine?.label ?? named} ${Math.round(100 * (cell.machine?.probability ?? 0))} %`;
+    tile.querySelector(".caption").textContent = opinions.length ? opinions[0] : `${cell.machine?.label ?? named} ${Math.round(100 * (cell.machine?.probability ?? 0))}\u00a0%`;
     const parts = [named, `${sure} percent`, state];
     if (moved) parts.push(`the machine said ${cell.machine.label}`);
     if (cell.machine?.reason && isOpen(cell)) parts.push(cell.machine.reason);

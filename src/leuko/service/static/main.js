@@ -28,9 +28,9 @@ async function route() {
   close();
   close = () => {};
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("");
-  const work = document.getElementById("work");
-  work.replaceChildren();
-  work.className = "";
+  // A room of its own for each page: what a slower one brings later lands in none that is shown.
+  const work = el("div", { class: "room" });
+  document.getElementById("work").replaceChildren(work);
   document.getElementById("where").replaceChildren();
   document.getElementById("views").replaceChildren();
   document.getElementById("views").hidden = true;
@@ -41,6 +41,7 @@ async function route() {
     else closing?.();
   } catch (error) {
     if (shown !== page) return;
+    work.className = "room";
     work.replaceChildren(
       el(
         "section",

@@ -39,8 +39,9 @@ class Review {
   async open() {
     const { reading, work } = this;
     await reading.load();
+    if (!work.isConnected) return; // somebody has gone on to another page
     this.name();
-    work.className = "bench";
+    work.className = "room bench";
     this.stage = el("div", { class: "stage" });
     this.panel = makePanel(this);
     work.append(this.stage, this.panel.node);
@@ -364,7 +365,7 @@ class Review {
     if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
     const at = event.target;
     if (at.closest?.("input, textarea, select, dialog")) return;
-    const free = at === document.body || this.stage.contains(at) || at === this.work;
+    const free = at === document.body || this.stage.contains(at) || at.id === "work";
     const { key } = event;
     const many = event.ctrlKey || event.metaKey;
     if (!free || event.altKey) return;

@@ -54,7 +54,7 @@ export async function sign(review) {
     el(
       "div",
       {},
-      el("p", {}, el("strong", { text: `${found.cells} leukocytes` }), ` on ${reading.slide.name}: ${found.rows.filter((row) => row.count).map((row) => `${row.label} ${row.percent.toFixed(1)} %`).join(", ")}.`),
+      el("p", {}, el("strong", { text: `${found.cells} leukocytes` }), ` on ${reading.slide.name}: ${found.rows.filter((row) => row.count).map((row) => `${row.label} ${row.percent.toFixed(1)}\u00a0%`).join(", ")}.`),
       name.whole,
       notes,
     ),

@@ -9,7 +9,7 @@ import { handOver } from "./upload.js";
 export async function openStart(work) {
   document.title = "Slides · Leuko";
   const slides = await call("GET", "slides");
-  work.className = "start";
+  work.className = "room start";
   work.append(
     el("section", { class: "sheet new", "aria-labelledby": "new" }, makeNew()),
     el(

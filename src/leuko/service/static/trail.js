@@ -26,6 +26,8 @@ export function makeTrail(review) {
       redo: () => "The change was done again",
       field: () => `A field came, with ${plural(made.length || cells.length, "cell")}`,
       arbitrate: () => "Arbitration of two readings",
+      reading: () => "A reading was begun",
+      changed: () => `The slide was changed: ${Object.entries(detail?.after ?? {}).map(([what, value]) => `${what.replace("_", " ")} ${value}`).join(", ")}`,
       sign: () => "Signed",
       version: () => `A new version: ${detail?.reason ?? ""}`,
     };
