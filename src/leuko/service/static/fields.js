@@ -94,6 +94,7 @@ export function makeFields(review) {
   function look() {
     canvas.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
     canvas.style.aspectRatio = `${field.width} / ${field.height}`;
+    canvas.classList.toggle("whole", view.w >= field.width); // a finger on it then scrolls the page
   }
 
   function fit() {
@@ -250,7 +251,7 @@ export function makeFields(review) {
   const spot = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse());
 
   canvas.addEventListener("wheel", (event) => {
-    if (!field) return;
+    if (!field || (event.deltaY > 0 && view.w >= field.width)) return; // nothing farther: the page scrolls
     event.preventDefault();
     zoom(Math.exp(-event.deltaY / 400), spot(event));
   }, { passive: false });
