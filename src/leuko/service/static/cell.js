@@ -6,6 +6,13 @@ import { isOpen, place, REVIEWED, UNIDENTIFIED } from "./reading.js";
 
 const SIZE = 640;
 
+/** The classes that can't be excluded, in a sentence. */
+function describeSet(set) {
+  if (!set) return "";
+  if (!set.length) return "No class fits well.";
+  return set.length === 1 ? `Only ${set[0]} fits.` : `It can't exclude: ${set.join(", ")}.`;
+}
+
 export function makeCellView(review) {
   const { reading } = review;
   const picture = el("img", { class: "picture", alt: "" });
@@ -79,7 +86,7 @@ export function makeCellView(review) {
       cell.reason ? el("p", { class: "reason", text: cell.reason }) : null,
       el("h3", { text: "What the machine says" }),
       drawBars(cell),
-      el("p", { class: "hint", text: machine.set?.length ? `It can't exclude: ${machine.set.join(", ")}.` : machine.set ? "No class fits well." : "" }),
+      el("p", { class: "hint", text: describeSet(machine.set) }),
       machine.reason && machine.reason !== cell.reason ? el("p", { class: "hint", text: machine.reason }) : null,
     );
   }

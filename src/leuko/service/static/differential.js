@@ -117,7 +117,7 @@ function drawActions(node, review, { doubtful, sure, none }) {
   }
   const parts = [];
   if (none) parts.push(el("p", { class: "hint", text: "No cell was found yet." }), el("a", { class: "button", href: `#/slides/${reading.slideId}/images/${reading.id}` }, icon("images"), el("span", { text: "Add images" })));
-  if (doubtful) parts.push(button(`Next of ${doubtful} doubtful`, () => review.step(1), { icon: "doubt", key: "." }));
+  if (doubtful) parts.push(button(`Next of ${doubtful} doubtful`, () => review.step(1), { icon: "doubt", key: ".", kind: "lead" }));
   if (sure) parts.push(button(`Confirm the other ${sure}`, () => review.confirmSure(), { icon: "check", title: "Ctrl Enter" }));
   if (!none) parts.push(button("Sign …", () => review.sign(), { icon: "lock", kind: doubtful || sure ? "" : "strong" }));
   put(node, ...parts);
