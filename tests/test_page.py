@@ -6,6 +6,7 @@ The cells are drawn; what the shipped model says of them is as good as any other
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import os
 import shutil
@@ -228,9 +229,11 @@ def test_a_signed_differential_is_saved_as_csv(
     page = visit.go(f"{review.where}/gallery")
     with page.expect_download() as saved:
         page.locator("a[data-file='differential.csv']").click()
-    text = Path(saved.value.path()).read_text()
-    for row in api.get(f"{review.path}/differential").json()["reviewed"]["rows"]:
-        assert f"{row['label']},{row['count']}," in text
+    rows = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
+    written = {row["class"]: int(row["count"]) for row in rows if row["sort"] == "leukocyte"}
+    counted = api.get(f"{review.path}/differential").json()["reviewed"]["rows"]
+    assert written == {row["label"]: row["count"] for row in counted}
+    assert {row["status"] for row in rows} == {"final"}
 
 
 def test_what_was_signed_changes_only_as_a_new_version(
@@ -258,6 +261,36 @@ def test_what_was_signed_changes_only_as_a_new_version(
     page.keyboard.press("4")
     expect(page.locator(".history")).to_contain_text("Two cells were swapped.")
     expect(page.locator(".history")).to_contain_text("Signed")
+
+
+def test_a_busy_service_is_asked_again_and_an_image_can_be_cancelled(
+    visit: Visit, api: httpx.Client
+) -> None:
+    new = api.post("slides", json={"name": "Smear 18", "reader": "Ada Meyer"}).json()
+    page = visit.go(f"{new['id']}/images/{new['readings'][0]['id']}")
+    keys = []
+
+    def refuse_once(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        if len(keys) > 1:
+            route.continue_()
+            return
+        busy = {"error": {"code": "busy", "message": "Too many wait. Try again."}}
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json=busy)
+
+    page.route("**/fields", refuse_once)
+    (first, second) = draw(2)
+    drop(page, [first])
+    expect(page.locator(".files .done")).to_contain_text("cells")
+    assert len(set(keys)) == 1  # the same image, whatever happened to the first answer
+    page.unroute("**/fields")
+    page.route("**/fields", _hold)
+    drop(page, [second])
+    page.get_by_role("button", name="Cancel field 2.jpg").click()
+    expect(page.locator(".files .cancelled")).to_contain_text("field 2.jpg")
+    page.unroute_all(behavior="ignoreErrors")
+    page.reload()
+    expect(page.locator(".files li")).to_have_count(1)
 
 
 # --- changing cells -------------------------------------------------------------------------------
@@ -412,7 +445,7 @@ def test_two_browsers_see_each_other_and_lose_nothing(
 
 
 def _hold(route: Route) -> None:
-    """The long poll never answers."""
+    """It is never answered."""
 
 
 def test_two_readings_are_compared_and_arbitrated(
@@ -460,6 +493,9 @@ def test_axe_finds_no_serious_fault(
     page.keyboard.press("?")
     page.get_by_role("dialog").wait_for()
     found += _judge(page, "keys")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Sign …").click()
+    found += _judge(page, "sign")
     visit.close()
     assert found == []
 

@@ -1,6 +1,6 @@
 // One cell, large: what the machine sees in it, how sure it is, why, and what it is like.
 
-import { button, el, icon, percent, put } from "./elements.js";
+import { button, el, icon, percent, picture, put } from "./elements.js";
 import { address, call } from "./service.js";
 import { isOpen, place, REVIEWED, UNIDENTIFIED } from "./reading.js";
 
@@ -15,9 +15,9 @@ function describeSet(set) {
 
 export function makeCellView(review) {
   const { reading } = review;
-  const picture = el("img", { class: "picture", alt: "" });
+  const large = el("img", { class: "picture", alt: "" });
   const map = el("img", { class: "map", alt: "", hidden: true });
-  const stack = el("div", { class: "stack" }, picture, map);
+  const stack = el("div", { class: "stack" }, large, map);
   const why = el("input", { type: "checkbox", id: "why" });
   const strength = el("input", { type: "range", id: "strength", min: 10, max: 100, value: 60, "aria-label": "How strongly the map is laid over" });
   const whyNote = el("p", { class: "hint", role: "status" });
@@ -61,8 +61,8 @@ export function makeCellView(review) {
   map.addEventListener("load", () => {
     whyNote.textContent = "Warm parts speak for the machine's answer. It is a hint, no proof.";
   });
-  picture.addEventListener("error", () => stack.classList.add("gone"));
-  picture.addEventListener("load", () => stack.classList.remove("gone"));
+  large.addEventListener("error", () => stack.classList.add("gone"));
+  large.addEventListener("load", () => stack.classList.remove("gone"));
 
   function draw() {
     const cell = review.cell();
@@ -72,13 +72,15 @@ export function makeCellView(review) {
     }
     if (shown !== cell.id) {
       shown = cell.id;
-      picture.src = `${address(reading.path)}/cells/${cell.id}/image?size=${SIZE}`;
+      const there = reading.portrait(cell.id, SIZE);
+      stack.classList.toggle("gone", !there);
+      if (there) large.src = there;
       layMap();
       drawSimilar(cell.id);
     }
     const { machine } = cell;
     const field = reading.slide.fields.find((one) => one.id === cell.field);
-    picture.alt = `Cell ${cell.id}, ${cell.label ?? UNIDENTIFIED}`;
+    large.alt = `Cell ${cell.id}, ${cell.label ?? UNIDENTIFIED}`;
     put(where, "In ", el("a", { href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`, text: field?.name ?? "its field" }));
     const said = { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ?? cell.label ?? "rejected";
     const kind = cell.deleted ? "deleted" : cell.state;
@@ -119,8 +121,7 @@ export function makeCellView(review) {
     put(similar, el("h3", { text: "Similar cells that a person has labelled" }),
       found.length
         ? el("ul", { class: "likes" }, found.map((one) => {
-            const image = el("img", { src: `${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`, alt: "", width: 64, height: 64 });
-            image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone", text: "no image" })));
+            const image = picture(`${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`, { width: 64, height: 64 });
             return el("li", {}, image, el("span", { text: one.label }), String(one.slide) === String(reading.slideId) ? null : el("span", { class: "hint", text: "another slide" }));
           }))
         : el("p", { class: "hint", text: "None yet: they come from cells that were reviewed." }),

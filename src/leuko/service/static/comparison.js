@@ -1,6 +1,6 @@
 // Two readings of one slide side by side, and what they differ on.
 
-import { button, el, icon, notify, percent, plural } from "./elements.js";
+import { button, el, icon, notify, percent, picture, plural } from "./elements.js";
 import { address, call } from "./service.js";
 import { getReader } from "./reader.js";
 
@@ -62,8 +62,7 @@ export async function openComparison(work, sid, a, b) {
     el("h2", { text: found.differing.length === 0 ? "No cell differs" : found.differing.length === 1 ? "1 cell differs" : `${found.differing.length} cells differ` }),
     el("ul", { class: "differing" }, found.differing.map((one) => {
       const [reading, cell] = one.a.cell === null ? [b, one.b.cell] : [a, one.a.cell];
-      const image = el("img", { src: `${address(`slides/${sid}/readings/${reading}`)}/cells/${cell}/image?size=192`, alt: "", width: 96, height: 96, loading: "lazy" });
-      image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone", text: "no image" })));
+      const image = picture(`${address(`slides/${sid}/readings/${reading}`)}/cells/${cell}/image?size=192`, { width: 96, height: 96, loading: "lazy" });
       return el("li", {}, image, el("dl", {}, [[names[0], one.a.label], [names[1], one.b.label]].map(([who, label]) => el("div", {}, el("dt", { text: who }), el("dd", { text: label })))));
     })),
   );

@@ -28,6 +28,8 @@ export function makePanel(review) {
     const cells = [...reading.cells.values()];
     const doubtful = cells.filter((cell) => isDoubtful(cell)).length;
     const sure = review.sure().length;
+    if (reading.signed) flags.before(exports);
+    else flags.after(exports);
     // Redrawn only when something changed: a button mustn't vanish under the finger.
     const now = JSON.stringify([doubtful, sure, reading.state, reading.version, reading.signature, cells.length]);
     if (now === before) return;

@@ -133,6 +133,15 @@ export function ask(title, body, { yes = "OK", no = "Cancel", check = async () =
   });
 }
 
+/** A picture of the service; where there is none any more, a plain field in its place. */
+export function picture(address, facts = {}) {
+  const none = () => el("span", { class: "gone", text: "no image" });
+  if (!address) return none();
+  const image = el("img", { src: address, alt: "", ...facts });
+  image.addEventListener("error", () => image.replaceWith(none()));
+  return image;
+}
+
 export function plural(count, one, many = `${one}s`) {
   return `${count} ${count === 1 ? one : many}`;
 }

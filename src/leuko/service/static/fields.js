@@ -1,8 +1,7 @@
 // The images with their boxes: zoom and move; choose a box; add a missed cell; split a joined one.
 // Whatever can be drawn with a mouse can be placed with a click or with keys too.
 
-import { button, el, icon, plural, put, say, svg } from "./elements.js";
-import { address } from "./service.js";
+import { button, el, icon, picture, plural, put, say, svg } from "./elements.js";
 import { isDoubtful, place, UNIDENTIFIED } from "./reading.js";
 
 const NEAREST = 12; // times
@@ -11,10 +10,10 @@ export function makeFields(review) {
   const { reading } = review;
   const strip = el("ul", { class: "strip", "aria-label": "Fields" });
   const canvas = svg("svg", { class: "canvas", tabindex: 0, role: "group" });
-  const picture = svg("image", { x: 0, y: 0 });
+  const whole = svg("image", { x: 0, y: 0 });
   const boxes = svg("g");
   const ghosts = svg("g", { class: "ghosts" });
-  canvas.append(picture, boxes, ghosts);
+  canvas.append(whole, boxes, ghosts);
   const caption = el("p", { class: "hint caption" });
   const gone = el("p", { class: "hint gone-note", text: "The image was deleted after signing; the boxes remain.", hidden: true });
   const note = el("p", { class: "mode", role: "status" });
@@ -49,11 +48,11 @@ export function makeFields(review) {
       if (one.set_aside) {
         return el("li", { class: "aside" }, icon("warn"), el("span", { class: "file", text: one.name }), el("span", { class: "hint", text: one.set_aside.detail || one.set_aside.reason }));
       }
-      const image = el("img", { src: `${address(`slides/${reading.slideId}/fields/${one.id}/image`)}?width=160`, alt: "", loading: "lazy", width: 72, height: 54 });
-      image.addEventListener("error", () => image.remove());
+      const image = picture(reading.image(one.id, 160), { loading: "lazy", width: 72, height: 54 });
       const choose = el("button", { type: "button", data: { field: one.id }, on: { click: () => open(one.id) } }, image, el("span", { class: "file", text: one.name }), el("span", { class: "hint" }));
       return el("li", {}, choose);
     }));
+    if (!reading.signed) strip.append(el("li", { class: "more" }, el("a", { class: "button small", href: `#/slides/${reading.slideId}/images/${reading.id}` }, icon("images"), el("span", { text: "Add images" }))));
     countStrip();
   }
 
@@ -77,10 +76,12 @@ export function makeFields(review) {
     field = found;
     if (other) {
       leave();
-      gone.hidden = true;
-      picture.setAttribute("href", address(`slides/${reading.slideId}/fields/${id}/image`));
-      picture.setAttribute("width", field.width);
-      picture.setAttribute("height", field.height);
+      const there = reading.image(id);
+      gone.hidden = Boolean(there);
+      whole.style.display = there ? "" : "none";
+      if (there) whole.setAttribute("href", there);
+      whole.setAttribute("width", field.width);
+      whole.setAttribute("height", field.height);
       fit();
     }
     caption.textContent = `${field.name} · ${field.width} × ${field.height} px`;
@@ -89,7 +90,10 @@ export function makeFields(review) {
     countStrip();
     strip.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
-  picture.addEventListener("error", () => (gone.hidden = false));
+  whole.addEventListener("error", () => {
+    gone.hidden = false;
+    whole.style.display = "none";
+  });
 
   function look() {
     canvas.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
@@ -144,7 +148,7 @@ export function makeFields(review) {
     const [x0, y0, x1, y1] = cell.box;
     const name = { deleted: "no leukocyte", [UNIDENTIFIED]: `${cell.label ?? "?"} ?` }[place(cell)] ?? cell.label ?? "rejected";
     const state = cell.deleted ? "deleted" : cell.state;
-    const whole = svg(
+    const group = svg(
       "g",
       { class: `box ${state}`, tabindex: 0, role: "button", "aria-pressed": cell.id === review.focused ? "true" : "false", "aria-label": `${name}, ${state}, machine ${cell.machine.label ?? "nothing"} ${Math.round(100 * (cell.machine.probability ?? 0))} percent`, data: { id: cell.id } },
       svg("rect", { class: "halo", x: x0, y: y0, width: x1 - x0, height: y1 - y0, rx: 3 }),
@@ -153,13 +157,13 @@ export function makeFields(review) {
     );
     const choose = () => {
       review.focused = cell.id;
-      for (const other of boxes.children) other.setAttribute("aria-pressed", other === whole ? "true" : "false");
+      for (const other of boxes.children) other.setAttribute("aria-pressed", other === group ? "true" : "false");
       splits.disabled = reading.signed || cell.deleted;
     };
-    whole.addEventListener("focus", choose);
-    whole.addEventListener("click", choose);
-    whole.addEventListener("dblclick", () => review.go("cell", cell.id));
-    return whole;
+    group.addEventListener("focus", choose);
+    group.addEventListener("click", choose);
+    group.addEventListener("dblclick", () => review.go("cell", cell.id));
+    return group;
   }
 
   // --- adding and splitting --------------------------------------------------------------------
@@ -323,9 +327,9 @@ export function makeFields(review) {
     if (key === "-") return zoom(1 / 1.4), true;
     if (key === "0") return fit(), true;
     if (key === "PageDown" || key === "PageUp") {
-      const whole = fields().filter((one) => !one.set_aside);
-      const at = whole.findIndex((one) => one.id === field.id) + (key === "PageDown" ? 1 : -1);
-      if (whole[at]) open(whole[at].id);
+      const there = fields().filter((one) => !one.set_aside);
+      const at = there.findIndex((one) => one.id === field.id) + (key === "PageDown" ? 1 : -1);
+      if (there[at]) open(there[at].id);
       return true;
     }
     return false;

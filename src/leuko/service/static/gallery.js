@@ -1,7 +1,6 @@
 // Cells by class, the most doubtful first; many can be chosen and moved at once.
 
-import { button, el, icon, plural } from "./elements.js";
-import { address } from "./service.js";
+import { button, el, picture, plural } from "./elements.js";
 import { byDoubt, certainty, isOpen, place, REJECTED, REVIEWED, UNIDENTIFIED } from "./reading.js";
 
 const SIZE = 168; // px asked for; shown at half on screens of two pixels per point
@@ -20,6 +19,7 @@ export function makeGallery(review) {
 
   const addGroup = (name, before = null) => {
     const [title, hint] = titles.get(name) ?? [name, ""];
+    const note = el("p", { class: "hint", text: hint });
     const id = `group-${groups.size}`;
     const count = el("span", { class: "count" });
     const waits = el("span", { class: "waits" });
@@ -35,14 +35,14 @@ export function makeGallery(review) {
         el("h2", { id }, el("span", { text: title }), key ? el("kbd", { text: key.toUpperCase(), "aria-hidden": "true" }) : null),
         count,
         waits,
-        hint ? el("p", { class: "hint", text: hint }) : null,
+        hint ? note : null,
         all,
       ),
       list,
     );
     review.receive(section, () => name);
     node.insertBefore(section, before);
-    groups.set(name, { section, list, count, waits, all });
+    groups.set(name, { section, list, count, waits, all, note, hint });
   };
   for (const name of [UNIDENTIFIED, REJECTED, ...review.classes, "deleted"]) addGroup(name);
 
@@ -57,8 +57,7 @@ export function makeGallery(review) {
   function drawTile(cell) {
     let tile = tiles.get(cell.id);
     if (!tile) {
-      const image = el("img", { src: `${address(reading.path)}/cells/${cell.id}/image?size=${SIZE}`, alt: "", loading: "lazy", decoding: "async", draggable: "false", width: 84, height: 84 });
-      image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone", text: "no image" })));
+      const image = picture(reading.portrait(cell.id, SIZE), { loading: "lazy", decoding: "async", draggable: "false", width: 84, height: 84 });
       tile = el("div", { class: "tile", role: "option", id: `tile-${cell.id}`, tabindex: -1, draggable: "true", data: { id: cell.id } }, image, el("span", { class: "mark" }), el("span", { class: "caption" }));
       tiles.set(cell.id, tile);
     }
@@ -93,7 +92,8 @@ export function makeGallery(review) {
       const waiting = ids.filter((id) => isOpen(reading.cells.get(id))).length;
       group.count.textContent = ids.length;
       group.count.setAttribute("aria-label", plural(ids.length, "cell"));
-      group.waits.textContent = waiting && !titles.has(name) ? `${waiting} to confirm` : "";
+      group.waits.textContent = waiting && !titles.has(name) && !reading.signed ? `${waiting} to confirm` : "";
+      group.note.textContent = reading.signed && name !== "deleted" ? "Left out of the count." : group.hint;
       const confirmable = ids.filter((id) => isOpen(reading.cells.get(id)) && reading.cells.get(id).label).length;
       group.all.hidden = reading.signed || !confirmable || titles.has(name); // doubtful ones want a look each
       group.all.querySelector("span:last-child").textContent = `Confirm ${confirmable}`;
@@ -159,10 +159,10 @@ export function makeGallery(review) {
     const ids = review.chosen.has(id) ? [...review.chosen] : [id];
     event.dataTransfer.setData("text/x-leuko-cells", JSON.stringify(ids));
     event.dataTransfer.effectAllowed = "move";
-    const picture = el("div", { class: "dragged", text: plural(ids.length, "cell") });
-    document.body.append(picture);
-    event.dataTransfer.setDragImage(picture, -8, -8);
-    setTimeout(() => picture.remove());
+    const carried = el("div", { class: "dragged", text: plural(ids.length, "cell") });
+    document.body.append(carried);
+    event.dataTransfer.setDragImage(carried, -8, -8);
+    setTimeout(() => carried.remove());
     return undefined;
   });
 

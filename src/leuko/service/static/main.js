@@ -1,7 +1,7 @@
 // Which view is shown. The address holds the whole state, so that a reload comes back to it.
 
 import { ask, button, el, entry, icon, notify, say } from "./elements.js";
-import { begin, call, setLogIn } from "./service.js";
+import { begin, call, end, isGuarded, setLogIn } from "./service.js";
 import { setShortcuts, hasShortcuts } from "./reader.js";
 import { openStart } from "./start.js";
 import { openUpload } from "./upload.js";
@@ -111,7 +111,18 @@ document.getElementById("skip").addEventListener("click", (event) => {
   const first = document.querySelector('#work [tabindex="0"]') ?? document.getElementById("work");
   first.focus();
 });
+/** Only where a token is needed there is something to leave. */
+async function showLogOut() {
+  if (!(await isGuarded())) return;
+  const leave = button("Log out", async () => {
+    await end();
+    location.reload();
+  }, { kind: "plain small" });
+  document.querySelector(".tools").append(leave);
+}
+
 window.addEventListener("hashchange", route);
 setLogIn(logIn);
 showModel().catch((error) => notify(error.message, { kind: "bad", id: "model" }));
+showLogOut();
 route();

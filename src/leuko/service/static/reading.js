@@ -1,7 +1,7 @@
 // One reading as the server knows it. Every change goes to the server first and is shown when it is
 // kept there; what others change comes back by the long poll. Knows nothing of what is shown.
 
-import { call, makeId, sleep } from "./service.js";
+import { address, call, makeId, sleep } from "./service.js";
 
 export const UNIDENTIFIED = "unidentified";
 export const REJECTED = "rejected";
@@ -29,6 +29,17 @@ export class Reading extends EventTarget {
 
   get signed() {
     return this.state === "signed";
+  }
+
+  /** Where the picture of a cell is; nowhere when it was deleted after the signature. */
+  portrait(cell, size) {
+    return this.slide.images_deleted ? "" : `${address(this.path)}/cells/${cell}/image?size=${size}`;
+  }
+
+  /** The same for a whole field. */
+  image(field, width = 0) {
+    if (this.slide.images_deleted) return "";
+    return `${address(`slides/${this.slideId}`)}/fields/${field}/image${width ? `?width=${width}` : ""}`;
   }
 
   async load() {

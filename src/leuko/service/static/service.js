@@ -67,6 +67,17 @@ export async function begin(token) {
   if (!response.ok) throw new Refusal(response.status, await response.json().catch(() => null));
 }
 
+/** Whether this service wants a token at all. */
+export async function isGuarded() {
+  const response = await fetch("session").catch(() => null);
+  return Boolean(response?.ok && (await response.json()).needed);
+}
+
+/** Takes the cookie back. */
+export async function end() {
+  await fetch("session", { method: "DELETE", credentials: "same-origin" });
+}
+
 /** Sends one file. `progress` hears a fraction, then null while the machine looks at it. */
 export function send(path, file, { name, key, progress, signal }) {
   return new Promise((resolve, reject) => {

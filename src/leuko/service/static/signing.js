@@ -46,7 +46,7 @@ export async function sign(review) {
     notes.push(el("div", { class: "check" }, leave, el("label", { for: "leave", text: `Leave ${plural(doubtful, "doubtful cell")} out of the count` })));
   }
   const { keep_images: keep } = reading.slide;
-  notes.push(el("p", { class: "hint", text: keep ? "The images are kept." : "When no reading of this slide is open any more, its images are deleted; boxes, labels and counts remain." }));
+  notes.push(el("p", { class: "hint", text: keep ? "The images are kept." : "Its images are deleted when no reading of this slide is open any more; boxes, labels and counts remain. The labelled set needs the images: export it before, if it is wanted." }));
   const found = reading.differential.reviewed;
   let answer = null;
   const done = await ask(
