@@ -369,7 +369,7 @@ def test_a_hostile_label_is_text(visit: Visit, review: Review) -> None:
     page.goto(f"{visit.url}/#/slides/{review.where}/trail")
     expect(page.locator(".history")).to_contain_text(HOSTILE)
     assert page.locator("img[src='x']").count() == 0
-    assert page.title() == f"Smear {HOSTILE} · Leuko"
+    assert page.title() == f"Smear {HOSTILE} · Trail · Leuko"
 
 
 def test_cells_are_added_and_split_without_a_mouse(visit: Visit, review: Review) -> None:
@@ -426,7 +426,7 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     page.keyboard.press("m")
     expect(group(others, "monocyte").locator(f"#tile-{one}")).to_be_visible()
     # Now the second one doesn't hear of it in time.
-    others.route("**/changes?since=*", lambda route: _hold(route))
+    others.route("**/changes?since=*&wait=*", lambda route: _hold(route))
     tile(others, one).click()
     others.keyboard.press("b")
     expect(group(page, "basophil").locator(f"#tile-{one}")).to_be_visible()
@@ -435,7 +435,9 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     expect(group(page, "eosinophil").locator(f"#tile-{two}")).to_be_visible()
     tile(others, two).click()
     others.keyboard.press("l")
-    expect(others.locator("#notices .warn")).to_contain_text("it is eosinophil now")
+    expect(others.locator("#notices .warn")).to_contain_text(
+        "Ada Meyer changed this cell a moment ago: it is eosinophil now"
+    )
     expect(group(others, "eosinophil").locator(f"#tile-{two}")).to_be_visible()
     assert review.cells()[two]["label"] == "eosinophil"
     others.keyboard.press("l")  # seen, and decided again

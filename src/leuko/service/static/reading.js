@@ -8,7 +8,7 @@ export const REJECTED = "rejected";
 export const REVIEWED = "reviewed";
 
 /**
- * Events: `cells` {ids, mine}, `state`, `differential`, `fields`, `conflict` {cells, wanted},
+ * Events: `cells` {ids, mine, by}, `state`, `differential`, `fields`, `conflict` {cells, wanted, by},
  * `trouble` {waiting}, `refused` {error}.
  */
 export class Reading extends EventTarget {
@@ -63,13 +63,13 @@ export class Reading extends EventTarget {
   }
 
   /** Takes over what the server says; an answer that was overtaken by a later one is passed over. */
-  merge(answer, mine) {
+  merge(answer, mine, by = "") {
     if (answer.revision < this.revision) return;
     const cells = answer.cells ?? [];
     for (const cell of cells) this.cells.set(cell.id, cell);
     this.take(answer);
     if (answer.reading) this.take({ ...answer.reading, revision: answer.revision });
-    if (cells.length) this.tell("cells", { ids: cells.map((cell) => cell.id), mine });
+    if (cells.length) this.tell("cells", { ids: cells.map((cell) => cell.id), mine, by });
     this.tell("state");
   }
 
@@ -97,8 +97,9 @@ export class Reading extends EventTarget {
         return answer.cells;
       } catch (error) {
         if (error.status === 409) {
+          const by = await this.findAuthor(body.cells);
           this.merge(error.body, false);
-          this.tell("conflict", { cells: error.body.cells ?? [], wanted: body, error });
+          this.tell("conflict", { cells: error.body.cells ?? [], wanted: body, error, by });
           return null;
         }
         if (error.status !== 0 && error.status !== 429 && error.status !== 503) {
@@ -110,6 +111,13 @@ export class Reading extends EventTarget {
         if (this.stopped.signal.aborted) return null;
       }
     }
+  }
+
+  /** Who changed one of these cells since we last heard; empty if that isn't known. */
+  async findAuthor(cells) {
+    const news = await call("GET", `${this.path}/changes?since=${this.revision}`).catch(() => null);
+    const about = (change) => [...change.cells, ...change.made].some((id) => cells.includes(id));
+    return (news?.changes ?? []).filter(about).pop()?.by ?? "";
   }
 
   /** The differential as the server counts it. */
@@ -135,7 +143,7 @@ export class Reading extends EventTarget {
           continue;
         }
         const { state, version } = this;
-        this.merge(answer, false);
+        this.merge(answer, false, answer.changes?.at(-1)?.by);
         const fields = new Set(this.slide.fields.map((field) => field.id));
         const unknown = (answer.cells ?? []).some((cell) => !fields.has(cell.field));
         if (unknown || this.state !== state || this.version !== version) await this.reload();

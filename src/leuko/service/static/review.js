@@ -63,7 +63,7 @@ class Review {
     if (this.classes?.length === own.size) return false;
     this.classes = orderClasses([...own]);
     this.keys = assignKeys(this.classes);
-    setClassKeys(this.keys);
+    setClassKeys(new Map(this.classes.filter((name) => this.keys.has(name)).map((name) => [name, this.keys.get(name)])));
     return true;
   }
 
@@ -82,6 +82,9 @@ class Review {
   listen() {
     const { reading } = this;
     this.hear(window, "hashchange", () => this.follow());
+    this.hear(window, "beforeunload", (event) => {
+      if (reading.waiting) event.preventDefault(); // a change is still on its way
+    });
     this.hear(document, "keydown", (event) => this.press(event));
     reading.addEventListener("cells", ({ detail }) => {
       for (const id of this.chosen) if (!reading.cells.has(id)) this.chosen.delete(id);
@@ -94,7 +97,7 @@ class Review {
       for (const view of this.views.values()) view.update(detail.ids);
       if (!detail.mine && detail.ids.length < 50) {
         this.views.get("gallery").flash(detail.ids);
-        say(`${plural(detail.ids.length, "cell")} changed by another reader's page.`);
+        say(`${detail.by || "Another page"} changed ${plural(detail.ids.length, "cell")}.`);
       }
     });
     reading.addEventListener("fields", () => this.views.get("fields").refill());
@@ -108,12 +111,13 @@ class Review {
     reading.addEventListener("conflict", ({ detail }) => {
       const wanted = detail.cells.filter((cell) => detail.wanted.cells.includes(cell.id));
       const now = wanted.map((cell) => (cell.deleted ? "no leukocyte" : cell.label ?? UNIDENTIFIED));
+      const who = detail.by || "Somebody else";
       const what =
         wanted.length === 0
           ? detail.error.message
           : wanted.length === 1
-            ? `This cell was changed elsewhere a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`
-            : `Some of these ${wanted.length} cells were changed elsewhere a moment ago: now ${[...new Set(now)].join(", ")}. Your change was not made; look again and decide.`;
+            ? `${who} changed this cell a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`
+            : `${who} changed some of these ${wanted.length} cells a moment ago: they are ${[...new Set(now)].join(", ")} now. Your change was not made; look again and decide.`;
       notify(what, { kind: "warn", id: "conflict" });
       this.choose(wanted.length > 1 ? wanted.map((cell) => cell.id) : []);
       if (wanted[0]) this.focus(wanted[0].id);
@@ -140,7 +144,7 @@ class Review {
 
   refresh() {
     const { reading } = this;
-    document.title = `${reading.slide.name} · Leuko`;
+    document.title = `${reading.slide.name} · ${VIEWS.find(([name]) => name === this.view)?.[1] ?? "Slide"} · Leuko`;
     const where = document.getElementById("where");
     put(where, el("a", { href: "#/", class: "up", "aria-label": "All slides", title: "All slides" }, icon("back")),
       el("h1", { class: "name", text: reading.slide.name }),
@@ -165,7 +169,7 @@ class Review {
 
   /** Classes and commands as buttons: for the mouse, for touch, and to drop cells onto. */
   makeBar() {
-    const target = (name, key, press, facts = {}) => button(name, press, { key, kind: "target", ...facts });
+    const target = (name, key, press, facts = {}) => button(name, press, { key, kind: "target", "aria-keyshortcuts": key || null, ...facts });
     this.undoButton = button("", () => this.undo(), { icon: "undo", kind: "icon-only", label: "Undo", title: "Undo (Z)" });
     this.redoButton = button("", () => this.redo(), { icon: "redo", kind: "icon-only", label: "Redo", title: "Redo (Y)" });
     const bar = el(
@@ -305,6 +309,7 @@ class Review {
 
   confirm(ids = this.targets()) {
     const open = ids.filter((id) => !this.cell(id)?.deleted && this.cell(id)?.label);
+    if (ids.length && !open.length) say("It has no class yet: press a letter.");
     return this.make("confirm", open, {}, `${plural(open.length, "cell")} confirmed`);
   }
 
