@@ -413,6 +413,31 @@ def test_a_missed_cell_is_drawn_with_the_mouse(visit: Visit, review: Review) -> 
     assert (x1 - x0, y1 - y0) == pytest.approx((120 * unit, 100 * unit), abs=4)
 
 
+def test_a_change_outlives_a_broken_line(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    cell = int(page.locator(".tile[tabindex='0']").get_attribute("data-id"))
+    sent = []
+
+    def break_off(route: Route) -> None:
+        sent.append(route.request.post_data_json["id"])
+        if len(sent) == 1:
+            route.fetch()  # it arrives, but the answer is lost
+        if len(sent) < 3:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/changes", break_off)
+    page.keyboard.press("m")
+    expect(page.locator("#notices .warn")).to_contain_text("doesn't answer")
+    expect(group(page, "monocyte").locator(f"#tile-{cell}")).to_be_visible()
+    expect(page.locator("#notices .warn")).to_have_count(0)
+    assert len(set(sent)) == 1
+    assert review.cells()[cell]["label"] == "monocyte"
+    trail = review.api.get(f"{review.path}/trail").json()
+    assert sum(entry["kind"] == "label" for entry in trail) == 1
+
+
 # --- two people -----------------------------------------------------------------------------------
 
 

@@ -19,7 +19,14 @@ export function makeCellView(review) {
   const map = el("img", { class: "map", alt: "", hidden: true });
   const stack = el("div", { class: "stack" }, large, map);
   const why = el("input", { type: "checkbox", id: "why" });
-  const strength = el("input", { type: "range", id: "strength", min: 10, max: 100, value: 60, "aria-label": "How strongly the map is laid over" });
+  const strength = el("input", {
+    type: "range",
+    id: "strength",
+    min: 10,
+    max: 100,
+    value: 60,
+    "aria-label": "How strongly the map is laid over",
+  });
   const whyNote = el("p", { class: "hint", role: "status" });
   const facts = el("div", { class: "facts" });
   const similar = el("div", { class: "similar" });
@@ -31,11 +38,14 @@ export function makeCellView(review) {
       "div",
       { class: "large" },
       stack,
-      el("div", { class: "row" },
+      el(
+        "div",
+        { class: "row" },
         el("div", { class: "check" }, why, el("label", { for: "why", text: "Show why" })),
         strength,
         button("Previous", () => review.step(-1), { key: ",", kind: "small" }),
-        button("Next", () => review.step(1), { key: ".", kind: "small" })),
+        button("Next", () => review.step(1), { key: ".", kind: "small" }),
+      ),
       whyNote,
       where,
     ),
@@ -49,7 +59,8 @@ export function makeCellView(review) {
     map.hidden = !why.checked;
     map.style.opacity = strength.value / 100;
     whyNote.textContent = "";
-    if (why.checked && shown !== null) map.src = `${address(reading.path)}/cells/${shown}/map?size=${SIZE}`;
+    if (why.checked && shown !== null)
+      map.src = `${address(reading.path)}/cells/${shown}/map?size=${SIZE}`;
   };
   why.addEventListener("change", layMap);
   strength.addEventListener("input", layMap);
@@ -81,15 +92,46 @@ export function makeCellView(review) {
     const { machine } = cell;
     const field = reading.slide.fields.find((one) => one.id === cell.field);
     large.alt = `Cell ${cell.id}, ${cell.label ?? UNIDENTIFIED}`;
-    put(where, "In ", el("a", { href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`, text: field?.name ?? "its field" }));
-    const said = { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ?? cell.label ?? "rejected";
+    put(
+      where,
+      "In ",
+      el("a", {
+        href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`,
+        text: field?.name ?? "its field",
+      }),
+    );
+    const said =
+      { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ??
+      cell.label ??
+      "rejected";
     const kind = cell.deleted ? "deleted" : cell.state;
-    put(facts, el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: [said === kind ? "" : kind, cell.added ? "added by hand" : ""].filter(Boolean).join(", ") })),
+    put(
+      facts,
+      el(
+        "p",
+        { class: `verdict ${kind}` },
+        icon(
+          kind === REVIEWED
+            ? "check"
+            : isOpen(cell) && kind !== "pre-classified"
+              ? "doubt"
+              : "cell",
+        ),
+        el("strong", { text: said }),
+        el("span", {
+          class: "hint",
+          text: [said === kind ? "" : kind, cell.added ? "added by hand" : ""]
+            .filter(Boolean)
+            .join(", "),
+        }),
+      ),
       cell.reason ? el("p", { class: "reason", text: cell.reason }) : null,
       el("h3", { text: "What the machine says" }),
       drawBars(cell),
       el("p", { class: "hint", text: describeSet(machine.set) }),
-      machine.reason && machine.reason !== cell.reason ? el("p", { class: "hint", text: machine.reason }) : null,
+      machine.reason && machine.reason !== cell.reason
+        ? el("p", { class: "hint", text: machine.reason })
+        : null,
     );
   }
 
@@ -99,18 +141,32 @@ export function makeCellView(review) {
       "table",
       { class: "bars" },
       el("caption", { class: "unseen", text: "Probability of each class" }),
-      el("tbody", {}, rows.map(([name, value]) => {
-        const bar = el("span", { class: "bar-of" });
-        bar.style.width = `${Math.max(0.5, 100 * value)}%`;
-        return el("tr", { class: [name === label ? "now" : "", machine.set?.includes(name) ? "in-set" : ""].join(" ") },
-          el("th", { scope: "row", text: name }), el("td", { class: "wide" }, bar), el("td", { text: `${percent(100 * value)} %` }));
-      })),
+      el(
+        "tbody",
+        {},
+        rows.map(([name, value]) => {
+          const bar = el("span", { class: "bar-of" });
+          bar.style.width = `${Math.max(0.5, 100 * value)}%`;
+          return el(
+            "tr",
+            {
+              class: [
+                name === label ? "now" : "",
+                machine.set?.includes(name) ? "in-set" : "",
+              ].join(" "),
+            },
+            el("th", { scope: "row", text: name }),
+            el("td", { class: "wide" }, bar),
+            el("td", { text: `${percent(100 * value)} %` }),
+          );
+        }),
+      ),
     );
   }
 
   async function drawSimilar(id) {
     const turn = (asked += 1);
-    put(similar, );
+    put(similar);
     let found;
     try {
       found = await call("GET", `${reading.path}/cells/${id}/similar`);
@@ -118,12 +174,29 @@ export function makeCellView(review) {
       return; // a model without features has none to compare
     }
     if (turn !== asked) return;
-    put(similar, el("h3", { text: "Similar cells that a person has labelled" }),
+    put(
+      similar,
+      el("h3", { text: "Similar cells that a person has labelled" }),
       found.length
-        ? el("ul", { class: "likes" }, found.map((one) => {
-            const image = picture(`${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`, { width: 64, height: 64 });
-            return el("li", {}, image, el("span", { text: one.label }), String(one.slide) === String(reading.slideId) ? null : el("span", { class: "hint", text: "another slide" }));
-          }))
+        ? el(
+            "ul",
+            { class: "likes" },
+            found.map((one) => {
+              const image = picture(
+                `${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`,
+                { width: 64, height: 64 },
+              );
+              return el(
+                "li",
+                {},
+                image,
+                el("span", { text: one.label }),
+                String(one.slide) === String(reading.slideId)
+                  ? null
+                  : el("span", { class: "hint", text: "another slide" }),
+              );
+            }),
+          )
         : el("p", { class: "hint", text: "None yet: they come from cells that were reviewed." }),
     );
   }
@@ -132,7 +205,11 @@ export function makeCellView(review) {
     node,
     show() {
       if (review.focused !== null && !location.hash.endsWith(`/cell/${review.focused}`)) {
-        history.replaceState(null, "", `#/slides/${reading.slideId}/${reading.id}/cell/${review.focused}`);
+        history.replaceState(
+          null,
+          "",
+          `#/slides/${reading.slideId}/${reading.id}/cell/${review.focused}`,
+        );
       }
       draw();
     },

@@ -1,6 +1,6 @@
 // Which view is shown. The address holds the whole state, so that a reload comes back to it.
 
-import { ask, button, el, entry, icon, notify, say } from "./elements.js";
+import { ask, button, el, entry, notify } from "./elements.js";
 import { begin, call, end, isGuarded, setLogIn } from "./service.js";
 import { setShortcuts, hasShortcuts } from "./reader.js";
 import { openStart } from "./start.js";
@@ -65,7 +65,11 @@ function match(hash) {
 
 /** A small form, when the service wants a token. */
 async function logIn() {
-  const { whole, input } = entry("Token", { type: "password", autocomplete: "current-password", required: true }, "It was given to whoever started the service.");
+  const { whole, input } = entry(
+    "Token",
+    { type: "password", autocomplete: "current-password", required: true },
+    "It was given to whoever started the service.",
+  );
   const done = await ask("Log in", whole, {
     yes: "Log in",
     no: "",
@@ -79,7 +83,8 @@ async function logIn() {
 
 async function showModel() {
   const model = await call("GET", "model");
-  document.getElementById("model").textContent = `Model ${model.architecture ?? ""} ${String(model.id ?? "").slice(0, 12)} · Leuko ${model.leuko ?? ""}`;
+  document.getElementById("model").textContent =
+    `Model ${model.architecture ?? ""} ${String(model.id ?? "").slice(0, 12)} · Leuko ${model.leuko ?? ""}`;
 }
 
 function showKeys() {
@@ -92,7 +97,15 @@ function showKeys() {
       "div",
       {},
       describeKeys(),
-      el("div", { class: "check" }, box, el("label", { for: "shortcuts", text: "Single letters are commands while the cells have the focus" })),
+      el(
+        "div",
+        { class: "check" },
+        box,
+        el("label", {
+          for: "shortcuts",
+          text: "Single letters are commands while the cells have the focus",
+        }),
+      ),
     ),
     { yes: "Close", no: "", wide: true },
   );
@@ -114,10 +127,14 @@ document.getElementById("skip").addEventListener("click", (event) => {
 /** Only where a token is needed there is something to leave. */
 async function showLogOut() {
   if (!(await isGuarded())) return;
-  const leave = button("Log out", async () => {
-    await end();
-    location.reload();
-  }, { kind: "plain small" });
+  const leave = button(
+    "Log out",
+    async () => {
+      await end();
+      location.reload();
+    },
+    { kind: "plain small" },
+  );
   document.querySelector(".tools").append(leave);
 }
 

@@ -33,7 +33,9 @@ export class Reading extends EventTarget {
 
   /** Where the picture of a cell is; nowhere when it was deleted after the signature. */
   portrait(cell, size) {
-    return this.slide.images_deleted ? "" : `${address(this.path)}/cells/${cell}/image?size=${size}`;
+    return this.slide.images_deleted
+      ? ""
+      : `${address(this.path)}/cells/${cell}/image?size=${size}`;
   }
 
   /** The same for a whole field. */
@@ -43,7 +45,10 @@ export class Reading extends EventTarget {
   }
 
   async load() {
-    const [slide, reading] = await Promise.all([call("GET", `slides/${this.slideId}`), call("GET", this.path)]);
+    const [slide, reading] = await Promise.all([
+      call("GET", `slides/${this.slideId}`),
+      call("GET", this.path),
+    ]);
     this.slide = slide;
     this.take(reading);
     this.cells.clear();
@@ -80,10 +85,12 @@ export class Reading extends EventTarget {
   change(kind, facts, by) {
     const body = { id: makeId(), kind, cells: [], ...facts, by };
     this.waiting += 1;
-    const result = this.queue.then(() => this.deliver(body)).finally(() => {
-      this.waiting -= 1;
-      if (!this.waiting) this.count().catch(() => {});
-    });
+    const result = this.queue
+      .then(() => this.deliver(body))
+      .finally(() => {
+        this.waiting -= 1;
+        if (!this.waiting) this.count().catch(() => {});
+      });
     this.queue = result.catch(() => {});
     return result;
   }
@@ -91,7 +98,9 @@ export class Reading extends EventTarget {
   async deliver(body) {
     for (let attempt = 0; ; attempt += 1) {
       try {
-        const answer = await call("POST", `${this.path}/changes`, { body: { ...body, revision: this.revision } });
+        const answer = await call("POST", `${this.path}/changes`, {
+          body: { ...body, revision: this.revision },
+        });
         if (attempt) this.tell("trouble", { waiting: false });
         this.merge(answer, true);
         return answer.cells;
@@ -133,7 +142,9 @@ export class Reading extends EventTarget {
     while (!signal.aborted) {
       try {
         const asked = performance.now();
-        const answer = await call("GET", `${this.path}/changes?since=${this.revision}&wait=20`, { signal });
+        const answer = await call("GET", `${this.path}/changes?since=${this.revision}&wait=20`, {
+          signal,
+        });
         if (lost) this.tell("trouble", { waiting: false });
         lost = 0;
         await this.queue;
@@ -199,11 +210,24 @@ export function isDoubtful(cell) {
 
 /** Most doubtful first; the order doesn't change while a person works, for it is the machine's. */
 export function byDoubt(a, b) {
-  const rank = (cell) => (cell.machine?.state === REJECTED ? 0 : cell.machine?.state === UNIDENTIFIED ? 1 : 2);
-  return rank(a) - rank(b) || (a.machine?.probability ?? 0) - (b.machine?.probability ?? 0) || (a.id < b.id ? -1 : 1);
+  const rank = (cell) =>
+    cell.machine?.state === REJECTED ? 0 : cell.machine?.state === UNIDENTIFIED ? 1 : 2;
+  return (
+    rank(a) - rank(b) ||
+    (a.machine?.probability ?? 0) - (b.machine?.probability ?? 0) ||
+    (a.id < b.id ? -1 : 1)
+  );
 }
 
-const USUAL = ["neutrophil", "segmented", "band", "lymphocyte", "monocyte", "eosinophil", "basophil"];
+const USUAL = [
+  "neutrophil",
+  "segmented",
+  "band",
+  "lymphocyte",
+  "monocyte",
+  "eosinophil",
+  "basophil",
+];
 
 /** The classes in the order of a laboratory's form, the others behind them as the model has them. */
 export function orderClasses(classes) {
@@ -211,7 +235,10 @@ export function orderClasses(classes) {
     const at = USUAL.findIndex((usual) => name.toLowerCase().startsWith(usual));
     return at < 0 ? USUAL.length : at;
   };
-  return classes.map((name, at) => [rank(name), at, name]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map((one) => one[2]);
+  return classes
+    .map((name, at) => [rank(name), at, name])
+    .sort((a, b) => a[0] - b[0] || a[1] - b[1])
+    .map((one) => one[2]);
 }
 
 /** A letter per class: its first one that is free. u, z, y and o are taken by commands. */

@@ -7,7 +7,10 @@ let logIn = null;
 /** What the service refused, in its own words. `status` is 0 when it didn't answer at all. */
 export class Refusal extends Error {
   constructor(status, body) {
-    super(body?.error?.message ?? (status ? `The service answered with ${status}.` : "The service doesn't answer."));
+    super(
+      body?.error?.message ??
+        (status ? `The service answered with ${status}.` : "The service doesn't answer."),
+    );
     this.status = status;
     this.code = body?.error?.code ?? "";
     this.body = body ?? {};
@@ -87,7 +90,9 @@ export function send(path, file, { name, key, progress, signal }) {
     request.open("POST", address(path));
     request.setRequestHeader("Idempotency-Key", key);
     request.responseType = "json";
-    request.upload.addEventListener("progress", (event) => progress(event.total ? event.loaded / event.total : 0));
+    request.upload.addEventListener("progress", (event) =>
+      progress(event.total ? event.loaded / event.total : 0),
+    );
     request.upload.addEventListener("load", () => progress(null));
     request.addEventListener("load", () => {
       if (request.status >= 200 && request.status < 300) return resolve(request.response);
