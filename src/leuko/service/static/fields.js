@@ -2,6 +2,7 @@
 // Whatever can be drawn with a mouse can be placed with a click or with keys too.
 
 import { button, el, icon, picture, plural, put, say, svg } from "./elements.js";
+import { findUsualSide, Placing } from "./placing.js";
 import { isDoubtful, place, UNIDENTIFIED } from "./reading.js";
 
 const NEAREST = 12; // times
@@ -23,7 +24,7 @@ export function makeFields(review) {
   const note = el("p", { class: "mode", role: "status" });
   const adds = button("Add a cell", () => begin("add"), { icon: "box" });
   const splits = button("Split", () => begin("split"), { icon: "split" });
-  const turns = button("Turn", () => turnSplit(), { icon: "turn" });
+  const turns = button("Turn", () => turn(), { icon: "turn" });
   const places = button("Place", () => commit(), { icon: "check", kind: "strong", key: "Enter" });
   const leaves = button("Leave", () => leave(), { key: "Esc" });
   const tools = el(
@@ -62,9 +63,8 @@ export function makeFields(review) {
 
   let field = null; // the one that is shown
   let view = null; // what of it: x, y, w, h in px of the image
-  let mode = null; // add, split, or neither
-  let placing = []; // boxes on their way: [x0, y0, x1, y1]
-  let drawn = 0; // how many of them were drawn by hand
+  let placing = null; // boxes on their way
+  let committing = false;
 
   const fields = () => reading.slide.fields;
   const cellsOf = (id) => [...reading.cells.values()].filter((cell) => cell.field === id);
@@ -251,55 +251,31 @@ export function makeFields(review) {
 
   // --- adding and splitting --------------------------------------------------------------------
 
-  function usual() {
-    const sides = [...reading.cells.values()]
-      .map(({ box }) => Math.max(box[2] - box[0], box[3] - box[1]))
-      .sort((a, b) => a - b);
-    return sides.length
-      ? sides[Math.floor(sides.length / 2)]
-      : Math.min(field.width, field.height) / 5;
-  }
-
   function begin(kind) {
     if (!field || reading.signed) return;
     const cell = review.cell();
     if (kind === "split" && (cell?.field !== field.id || cell.deleted)) return;
-    mode = kind;
-    drawn = 0;
     if (kind === "add") {
-      const half = usual() / 2;
-      const [x, y] = [view.x + view.w / 2, view.y + view.h / 2];
-      placing = [[x - half, y - half, x + half, y + half]];
-      note.textContent =
-        "Draw a box round the cell, or click where it is; arrows move the box, Shift and arrows change its size, Enter places it.";
-    } else {
-      const [x0, y0, x1, y1] = cell.box;
-      placing =
-        x1 - x0 >= y1 - y0
-          ? [
-              [x0, y0, (x0 + x1) / 2, y1],
-              [(x0 + x1) / 2, y0, x1, y1],
-            ]
-          : [
-              [x0, y0, x1, (y0 + y1) / 2],
-              [x0, (y0 + y1) / 2, x1, y1],
-            ];
-      note.textContent =
-        "Two cells instead of one: arrows move the border, Turn lays it the other way, or draw both boxes; Enter places them.";
-    }
+      const boxes = [...reading.cells.values()].map((one) => one.box);
+      const side = findUsualSide(boxes, Math.min(field.width, field.height) / 5);
+      placing = Placing.add(view.x + view.w / 2, view.y + view.h / 2, side);
+    } else placing = Placing.split(cell.box);
+    note.textContent =
+      kind === "add"
+        ? "Draw a box round the cell, or click where it is; arrows move the box, Shift and arrows change its size, Enter places it."
+        : "Two cells instead of one: arrows move the border, Turn lays it the other way, or draw both boxes; Enter places them.";
     say(note.textContent);
     show();
     canvas.focus();
   }
 
   function show() {
-    for (const one of [turns, places, leaves]) one.hidden = mode === null;
-    turns.hidden = mode !== "split";
-    note.hidden = mode === null;
-    canvas.classList.toggle("placing", mode !== null);
+    for (const one of [places, leaves, note]) one.hidden = !placing;
+    turns.hidden = placing?.kind !== "split";
+    canvas.classList.toggle("placing", Boolean(placing));
     put(
       ghosts,
-      ...placing.map(([x0, y0, x1, y1]) =>
+      (placing?.boxes ?? []).map(([x0, y0, x1, y1]) =>
         svg("rect", {
           x: x0,
           y: y0,
@@ -312,72 +288,26 @@ export function makeFields(review) {
   }
 
   function leave() {
-    mode = null;
-    placing = [];
+    placing = null;
     show();
   }
 
-  function isAcross() {
-    const [a, b] = placing;
-    return a[2] === b[0]; // side by side
-  }
-
-  function turnSplit() {
-    const [x0, y0, x1, y1] = review.cell().box;
-    const [mx, my] = [(x0 + x1) / 2, (y0 + y1) / 2];
-    placing = isAcross()
-      ? [
-          [x0, y0, x1, my],
-          [x0, my, x1, y1],
-        ]
-      : [
-          [x0, y0, mx, y1],
-          [mx, y0, x1, y1],
-        ];
+  function turn() {
+    placing.turn();
     show();
     canvas.focus();
   }
 
-  function shift(dx, dy, grow) {
-    if (mode === "add") {
-      const [x0, y0, x1, y1] = placing[0];
-      placing = grow
-        ? [[x0 - dx / 2, y0 - dy / 2, x1 + dx / 2, y1 + dy / 2]]
-        : [[x0 + dx, y0 + dy, x1 + dx, y1 + dy]];
-      if (placing[0][2] - placing[0][0] < 6 || placing[0][3] - placing[0][1] < 6)
-        placing = [[x0, y0, x1, y1]];
-    } else if (!drawn) {
-      const [a, b] = placing;
-      const across = isAcross();
-      const at = across
-        ? Math.min(Math.max(a[2] + dx, a[0] + 6), b[2] - 6)
-        : Math.min(Math.max(a[3] + dy, a[1] + 6), b[3] - 6);
-      placing = across
-        ? [
-            [a[0], a[1], at, a[3]],
-            [at, b[1], b[2], b[3]],
-          ]
-        : [
-            [a[0], a[1], a[2], at],
-            [b[0], at, b[2], b[3]],
-          ];
-    }
-    show();
-  }
-
-  const clip = ([x0, y0, x1, y1]) =>
-    [Math.max(0, x0), Math.max(0, y0), Math.min(field.width, x1), Math.min(field.height, y1)].map(
-      (side) => Math.round(side * 10) / 10,
-    );
-
   async function commit() {
-    const boxesNow = placing.map(clip);
-    const kind = mode;
+    if (committing) return; // Enter was pressed twice
+    committing = true;
     const known = new Set(reading.cells.keys());
+    const boxes = placing.clip(field);
     const cells =
-      kind === "add"
-        ? await review.make("add", [], { field: field.id, box: boxesNow[0] }, "Cell added")
-        : await review.make("split", [review.focused], { boxes: boxesNow }, "Cell split");
+      placing.kind === "add"
+        ? await review.make("add", [], { field: field.id, box: boxes[0] }, "Cell added")
+        : await review.make("split", [review.focused], { boxes }, "Cell split");
+    committing = false;
     if (!cells) return;
     leave();
     const made = cells.find((cell) => !known.has(cell.id));
@@ -409,16 +339,8 @@ export function makeFields(review) {
       if (!moved && Math.abs(now.clientX - screen[0]) + Math.abs(now.clientY - screen[1]) < 5)
         return;
       moved = true;
-      if (mode) {
-        const to = spot(now);
-        const box = [
-          Math.min(from.x, to.x),
-          Math.min(from.y, to.y),
-          Math.max(from.x, to.x),
-          Math.max(from.y, to.y),
-        ];
-        if (mode === "add") placing = [box];
-        else placing[drawn % 2] = box;
+      if (placing) {
+        placing.draw(from, spot(now));
         show();
       } else {
         const unit = start.w / canvas.clientWidth;
@@ -433,18 +355,13 @@ export function makeFields(review) {
     const up = (now) => {
       canvas.removeEventListener("pointermove", move);
       if (now.type === "pointercancel") return;
-      if (mode && moved) {
-        drawn += 1;
-        if (mode === "add") commit();
-      } else if (mode === "add") {
-        const [x0, y0, x1, y1] = placing[0];
-        shift(from.x - (x0 + x1) / 2, from.y - (y0 + y1) / 2);
-      } else if (mode === "split" && !drawn) {
-        const [a] = placing;
-        shift(from.x - a[2], from.y - a[3]);
-      }
+      if (!placing) return;
+      if (moved) placing.draw(from, spot(now), true);
+      else placing.moveTo(from.x, from.y);
+      show();
+      if (moved && placing.kind === "add") commit();
     };
-    if (mode || !event.target.closest("g.box")) {
+    if (placing || !event.target.closest("g.box")) {
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
       canvas.focus({ preventScroll: true });
@@ -462,13 +379,14 @@ export function makeFields(review) {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
       key
     ];
-    if (mode) {
+    if (placing) {
       const pressing = event.target.closest?.("button");
       if (key === "Escape") return (leave(), true);
       if (key === "Enter" && !pressing) return (commit(), true);
       if (step) {
         const far = view.w / 80;
-        shift(step[0] * far, step[1] * far * (event.shiftKey ? -1 : 1), event.shiftKey);
+        placing.shift(step[0] * far, step[1] * far * (event.shiftKey ? -1 : 1), event.shiftKey);
+        show();
         return true;
       }
       return false;
