@@ -11,6 +11,7 @@ export function makePanel(review) {
   const target = el("section", { class: "progress", "aria-label": "Progress" });
   const table = el("div", { class: "counts" });
   const flags = el("ul", { class: "flags", "aria-label": "Flags" });
+  const corrected = el("div", { class: "corrected" });
   const actions = el("div", { class: "actions" });
   const exports = el("div", { class: "exports" });
   const node = el(
@@ -23,6 +24,7 @@ export function makePanel(review) {
       target,
       table,
       flags,
+      corrected,
       exports,
     ),
     actions,
@@ -50,7 +52,8 @@ export function makePanel(review) {
     const doubtful = cells.filter((cell) => isDoubtful(cell)).length;
     const sure = review.sure().length;
     if (reading.signed) flags.before(exports);
-    else flags.after(exports);
+    else corrected.after(exports);
+    drawCorrection(corrected, found.machine);
     // Redrawn only when something changed: a button mustn't vanish under the finger.
     const now = JSON.stringify([
       doubtful,
@@ -200,6 +203,43 @@ function drawBeside(row, raw) {
     el("td", { class: "n", text: row.count }),
     el("td", { colspan: 2, class: "limits", text: per || "not in the 100 %" }),
     el("td", { class: "raw", text: raw ? raw.count : "–" }),
+  );
+}
+
+/** What the machine's count becomes when its own errors are undone: for who wants to know. */
+function drawCorrection(node, { rows, correction }) {
+  if (node.dataset.of === JSON.stringify(rows)) return; // open stays open
+  node.dataset.of = JSON.stringify(rows);
+  if (!correction?.done) return put(node);
+  return put(
+    node,
+    el(
+      "details",
+      { class: "menu" },
+      el("summary", { text: "The machine's count, corrected" }),
+      el("p", { class: "hint", text: correction.text }),
+      el(
+        "table",
+        {},
+        el("caption", { class: "unseen", text: "Percent of leukocytes, corrected, with limits" }),
+        el(
+          "tbody",
+          {},
+          rows.map((row) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row", text: row.label }),
+              el("td", { text: percent(row.corrected) }),
+              el("td", {
+                class: "hint",
+                text: `${percent(row.corrected_low)}–${percent(row.corrected_high)}`,
+              }),
+            ),
+          ),
+        ),
+      ),
+    ),
   );
 }
 

@@ -178,6 +178,12 @@ export function makeGallery(review) {
   }
 
   let anchor = null;
+  const toggle = (id) => {
+    const chosen = new Set(review.chosen);
+    if (!chosen.delete(id)) chosen.add(id);
+    anchor = id;
+    review.choose(chosen);
+  };
   const extend = (id) => {
     const all = everything();
     const [from, to] = [all.indexOf(anchor ?? review.focused), all.indexOf(id)].sort(
@@ -191,16 +197,22 @@ export function makeGallery(review) {
     if (!tile) return;
     const id = Number(tile.dataset.id);
     if (event.shiftKey) extend(id);
-    else if (event.ctrlKey || event.metaKey) {
-      const chosen = new Set(review.chosen);
-      if (!chosen.delete(id)) chosen.add(id);
-      review.choose(chosen);
-      anchor = id;
+    else if (event.ctrlKey || event.metaKey || (finger && review.chosen.size)) {
+      toggle(id);
     } else {
       review.choose([]);
       anchor = id;
     }
     review.focus(id, { quiet: true });
+  });
+  // A finger that rests on a cell chooses it; then every touch chooses or leaves out.
+  let finger = false;
+  node.addEventListener("pointerdown", (event) => (finger = event.pointerType === "touch"));
+  node.addEventListener("contextmenu", (event) => {
+    const tile = event.target.closest(".tile");
+    if (!tile || !finger) return;
+    event.preventDefault();
+    toggle(Number(tile.dataset.id));
   });
   node.addEventListener("dblclick", (event) => {
     const tile = event.target.closest(".tile");
@@ -298,10 +310,7 @@ export function makeGallery(review) {
     const { key } = event;
     if (!tile || event.target.closest("button, a")) return false;
     if (key === " ") {
-      const chosen = new Set(review.chosen);
-      if (!chosen.delete(review.focused)) chosen.add(review.focused);
-      anchor = review.focused;
-      review.choose(chosen);
+      toggle(review.focused);
       return true;
     }
     if ((event.ctrlKey || event.metaKey) && key.toLowerCase() === "a") {

@@ -41,6 +41,7 @@ const GROUPS = [
       ["Ctrl A", "choose the group"],
       ["Esc", "choose none"],
       ["Mouse", "Ctrl and Shift click; or draw a frame round them; then drag onto a class"],
+      ["Finger", "rest on a cell, then touch others"],
     ],
   ],
   [
