@@ -29,6 +29,8 @@ HOSTILE = "<img src=x onerror=document.title='broken'>"
 KINDS = ("NEUTROPHIL", "LYMPHOCYTE", "EOSINOPHIL", "NEUTROPHIL", "LYMPHOCYTE")
 VIEWS = ("gallery", "fields", "cell", "trail")
 
+expect.set_options(timeout=20_000)  # a machine may be busy with other tests
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 
