@@ -75,7 +75,6 @@ DOORS = {
     "reportlab": ("leuko.use.differential_pdf",),
     "onnx": (),
     "onnxscript": (),
-    "fastapi": ("leuko.service",),
     "starlette": ("leuko.service",),
     "uvicorn": ("leuko.service.server",),
     "prometheus_client": ("leuko.service.metrics",),
