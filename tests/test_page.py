@@ -317,6 +317,8 @@ def test_a_busy_service_is_asked_again_and_an_image_can_be_cancelled(
     expect(page.locator(".files .done")).to_contain_text("cells")
     assert len(set(keys)) == 1  # the same image, whatever happened to the first answer
     page.unroute("**/fields")
+    drop(page, [("the same.jpg", first[1])])
+    expect(page.locator(".files li").last).to_contain_text("is here already as field 1.jpg")
     page.route("**/fields", _hold)
     drop(page, [second])
     page.get_by_role("button", name="Cancel field 2.jpg").click()

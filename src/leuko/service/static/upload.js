@@ -193,13 +193,9 @@ async function deliver(job, sid, refresh) {
         end(job, "cancelled", "cancelled");
         return null;
       }
-      if (error.status === 409)
-        end(
-          job,
-          "done",
-          `is here already${error.body.field?.name ? ` as ${error.body.field.name}` : ""}`,
-        );
-      else end(job, "aside", `set aside: ${error.message}`);
+      if (error.code === "same_file") {
+        end(job, "done", `is here already as ${error.body.error.name}`);
+      } else end(job, "aside", `set aside: ${error.message}`);
       return null;
     }
   }
