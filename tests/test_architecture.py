@@ -40,7 +40,7 @@ FLOORS = [
         "leuko.microscope",
     },
     {"leuko.pretraining"},
-    {"leuko.progress"},
+    {"leuko.progress", "leuko.service"},
     {"leuko.commands"},
     {"leuko.cli"},
 ]
@@ -72,12 +72,27 @@ DOORS = {
         "leuko.data.portraits",
     ),
     "multiprocessing": ("leuko.engine",),
+    "sqlalchemy": (
+        "leuko.service.tables",
+        "leuko.service.store",
+        "leuko.service.shelf",
+        "leuko.service.reviews",
+        "leuko.service.signatures",
+        "leuko.service.arbitration",
+        "leuko.service.portraits",
+        "leuko.service.migrations",
+    ),
+    "alembic": ("leuko.service.migrations",),
+    "fastapi": ("leuko.service",),
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
     "onnxruntime": ("leuko.learning.inference",),
     "reportlab": ("leuko.use.differential_pdf",),
     "onnx": (),
     "onnxscript": (),
+    "starlette": ("leuko.service",),
+    "uvicorn": ("leuko.service.server",),
+    "prometheus_client": ("leuko.service.metrics",),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "shelve", "marshal"}
 

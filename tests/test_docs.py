@@ -21,6 +21,7 @@ COMMANDS = (
     "differential",
     "evaluate",
     "adapt",
+    "serve",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError
 from cyclopts.config import Env, Toml
 
 import leuko
-from leuko.commands import models, sets, studies
+from leuko.commands import models, service, sets, studies
 from leuko.commands.options import AsJson, say
 from leuko.errors import LeukoError, SettingsError
 
@@ -64,6 +64,7 @@ for command in (
     models.evaluate,
     models.adapt,
     sets.audit, sets.clean, sets.fetch, sets.demo,
+    service.serve,
 ):  # fmt: skip
     app.command(command)
 

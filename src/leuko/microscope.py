@@ -267,7 +267,8 @@ def write_adapted(
         raise BundleError(f"{old.path} was changed while it was read. Adapt it again.")
     reference, outliers = _widen(old, cells, features)
     facts = replace(
-        old.facts, decision=replace(_decide(old.facts, found), outliers=outliers), leuko=leuko.__version__,
+        old.facts, decision=replace(_decide(old.facts, found), outliers=outliers),
+        leuko=leuko.__version__,
         training={**old.facts.training, "adaptation": told},
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )  # fmt: skip

@@ -64,6 +64,23 @@ class _Found:
     portrait: NDArray[np.float32] | None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures that were read and cut, half of the way to an answer.
+
+    Attributes:
+        items: Their names; what they were made from is let go.
+        ready: The cells of each.
+    """
+
+    items: Sequence[Item]
+    ready: Sequence[list[_Found] | SetAside]
+
+    def __add__(self, other: Prepared) -> Prepared:
+        """Both, to be answered at once."""
+        return Prepared([*self.items, *other.items], [*self.ready, *other.ready])
+
+
 class Predictor:
     """Answers for pictures with one bundle; made by `load`.
 
@@ -134,7 +151,7 @@ class Predictor:
             scale: As for `predict`.
         """
         with ThreadPoolExecutor(count_cores()) as pool:
-            scales = {} if scale else self._measure_scales(items, pool)
+            scales = {} if scale else self._measure_scales(items, pool.map)
 
             def begin(start: int) -> list[Future[list[_Found] | SetAside]]:
                 part = items[start : start + PART]
@@ -148,20 +165,52 @@ class Predictor:
 
     def answer_cells(
         self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
-    ) -> list[Answer]:
+    ) -> tuple[list[Answer], NDArray[np.float64]]:
         """Answers for cells that were cut out elsewhere, one of each picture.
 
         Args:
-            images: N names.
+            images: N names, one at least.
             leukocytes: What was cut around, N.
             cells: N pictures (S, S, 3), as ``preprocessing.cut`` of the bundle cuts them.
-        """
-        items = [Item(name, None) for name in images]
-        ready = [[_Found(*one)] for one in zip(leukocytes, cells, strict=True)]
-        answered = self._answer(items, ready)
-        return [one[0] for one in answered if not isinstance(one, SetAside)]
 
-    def _measure_scales(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> Scales:
+        Returns:
+            N answers as `predict` gives them, and calibrated probabilities (N, K), of what is
+            rejected too.
+        """
+        probabilities, features = self.bundle.answer(np.stack(cells))
+        with ThreadPoolExecutor(count_cores()) as pool:
+            portraits = list(pool.map(self._portray, cells))
+        scores = self._score(portraits, features)
+        rows = zip(images, leukocytes, probabilities, scores, strict=True)
+        answers = [
+            self._describe(image, 1, cell, p, outlier)
+            if cell.score > 0
+            else Answer(image, state=REJECTED, reason=NO_CELL)
+            for image, cell, p, outlier in rows
+        ]
+        return answers, probabilities
+
+    def prepare(self, items: Sequence[Item], *, scale: float | None = None) -> Prepared:
+        """The first half of `stream`, in this thread, for programs that queue their work.
+
+        Args:
+            items: As for `stream`; the scale is measured over them alone.
+            scale: As for `predict`.
+        """
+        if len(items) == 1:  # then decoding twice would cost more than holding it
+            try:
+                items = [Item(items[0].name, items[0].read())]
+            except ImageError as error:
+                return Prepared(items, [SetAside(items[0].name, error.reason, str(error))])
+        scales = {} if scale else self._measure_scales(items, map)
+        ready = [self._prepare(item, scales, scale) for item in items]
+        return Prepared([Item(item.name, None) for item in items], ready)
+
+    def conclude(self, prepared: Prepared) -> Iterator[list[Answer] | SetAside]:
+        """The second half: what `stream` gives for the same items."""
+        return self._answer(prepared.items, prepared.ready)
+
+    def _measure_scales(self, items: Sequence[Item], each: Callable[..., Iterable[Any]]) -> Scales:
         """One scale for each size of pictures; a picture that can't be read has no say."""
         if self.bundle.facts.preprocessing.view == "field":
             return {}
@@ -176,7 +225,7 @@ class Predictor:
                 with suppress(ImageError):
                     yield item.read()
 
-        sizes = [size for size in pool.map(measure, items) if size is not None]
+        sizes = [size for size in each(measure, items) if size is not None]
         return estimate_set_scales(pictures(sample_sizes(sizes)))
 
     def _prepare(self, item: Item, scales: Scales, scale: float | None) -> list[_Found] | SetAside:
@@ -195,8 +244,22 @@ class Predictor:
 
     def _look_at(self, picture: Pixels, cell: Leukocyte) -> _Found:
         pixels = self.bundle.facts.preprocessing.cut(picture, cell)
-        portrait = None if self.bundle.reference is None else describe_cell(pixels)
-        return _Found(cell, pixels, portrait)
+        return _Found(cell, pixels, self._portray(pixels))
+
+    def _portray(self, pixels: Pixels) -> NDArray[np.float32] | None:
+        return None if self.bundle.reference is None else describe_cell(pixels)
+
+    def _score(
+        self,
+        portraits: Sequence[NDArray[np.float32] | None],
+        features: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """How far cells lie from what is known, (N, 2), see `Bundle.score_outliers`."""
+        there = [portrait for portrait in portraits if portrait is not None]
+        described = np.stack(there) if there else np.zeros((0, 1), np.float32)
+        if not len(features):
+            return np.zeros((0, 2))
+        return self.bundle.score_outliers(described, features)
 
     def _answer(
         self, items: Sequence[Item], ready: Sequence[list[_Found] | SetAside]
@@ -207,9 +270,7 @@ class Predictor:
         pixels = [found.pixels for found in cells]
         stacked = np.stack(pixels) if cells else np.zeros((0, size, size, 3), np.uint8)
         probabilities, features = self.bundle.answer(stacked)
-        portraits = [found.portrait for found in cells if found.portrait is not None]
-        described = np.stack(portraits) if portraits else np.zeros((0, 1), np.float32)
-        scores = np.zeros((0, 2)) if not cells else self.bundle.score_outliers(described, features)
+        scores = self._score([found.portrait for found in cells], features)
         rows = iter(zip(probabilities, scores, strict=True))
         for item, one in zip(items, ready, strict=True):
             if isinstance(one, SetAside):
