@@ -126,7 +126,10 @@ def join(app: FastAPI, predictor: Predictor, store: Any = None) -> None:
 
 def stop(app: FastAPI) -> None:
     """Tells those who wait for news that the service ends. In the event loop's thread."""
-    app.state.parts.stopping.set()
+    parts: Parts = app.state.parts
+    parts.stopping.set()
+    if parts.store is not None:
+        parts.store.hang_up()
 
 
 @asynccontextmanager
