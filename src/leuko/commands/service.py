@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from leuko.commands.options import say
 
 if TYPE_CHECKING:
+    from leuko.service.store import Store
     from leuko.use.predictor import Predictor
 
 
@@ -65,6 +65,11 @@ def serve(
 
         return load(model)
 
+    def open_store() -> Store:
+        from leuko.service.store import Store
+
+        return Store.open(store)
+
     def tell(address: str) -> None:
         say(f"Leuko is at {address} (stop with Ctrl-C)\nResearch use only, not for diagnosis.")
         if open_page:
@@ -72,22 +77,6 @@ def serve(
 
             webbrowser.open(address)
 
-    run_service(
-        settings, open_predictor=open_predictor, open_store=_find_store(store), on_start=tell
-    )
+    run_service(settings, open_predictor=open_predictor, open_store=open_store, on_start=tell)
     say("stopped.")
     return 0
-
-
-def _find_store(place: str | None) -> Callable[[], Any] | None:
-    from importlib.util import find_spec
-
-    if find_spec("leuko.service.slides") is None:  # until slides are on this branch
-        return None
-
-    def open_store() -> Any:
-        from leuko.service.store import Store
-
-        return Store.open(place)
-
-    return open_store

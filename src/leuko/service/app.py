@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -34,6 +34,7 @@ from leuko.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from leuko.service.queue import Queue
+    from leuko.service.store import Store
     from leuko.use.predictor import Predictor
 
 STATIC = Path(__file__).parent / "static"
@@ -54,7 +55,7 @@ class Parts:
         self.settings = settings
         self.metrics = Metrics()
         self.queue: Queue | None = None
-        self.store: Any = None
+        self.store: Store | None = None
         self.stopping = asyncio.Event()
 
     def check(self) -> None:
@@ -73,7 +74,7 @@ class Parts:
 
 def create_app(
     predictor: Predictor | None = None,
-    store: Any = None,
+    store: Store | None = None,
     settings: ServiceSettings | None = None,
 ) -> FastAPI:
     """Makes the application.
@@ -104,7 +105,7 @@ def create_app(
     return app
 
 
-def join(app: FastAPI, predictor: Predictor, store: Any = None) -> None:
+def join(app: FastAPI, predictor: Predictor, store: Store | None = None) -> None:
     """Adds model and store, and their routes. Call it in the thread of the event loop."""
     from leuko.service.predictions import make_router
     from leuko.service.queue import Queue

@@ -31,6 +31,7 @@ from leuko.service.app import create_app, join, stop
 from leuko.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
+    from leuko.service.store import Store
     from leuko.use.predictor import Predictor
 
 LONGEST_HEAD = 1 << 15  # bytes
@@ -208,7 +209,7 @@ def run_service(
     settings: ServiceSettings,
     *,
     open_predictor: Callable[[], Predictor],
-    open_store: Callable[[], Any] | None,
+    open_store: Callable[[], Store] | None,
     on_start: Callable[[str], None],
 ) -> None:
     """Serves until it is told to stop.
