@@ -72,9 +72,9 @@ DOORS = {
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
     "onnxruntime": ("leuko.learning.inference",),
+    "reportlab": ("leuko.use.differential_pdf",),
     "onnx": (),
     "onnxscript": (),
-    "fastapi": ("leuko.service",),
     "starlette": ("leuko.service",),
     "uvicorn": ("leuko.service.server",),
     "prometheus_client": ("leuko.service.metrics",),
@@ -173,7 +173,7 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
         "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
-        "leuko.use.predictor, sys; print('torch' in sys.modules)"
+        "leuko.use.predictor, leuko.use.slides, sys; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
@@ -185,6 +185,7 @@ def test_the_public_names_are_fixed_and_all_there():
         "audit",
         "clean",
         "compare",
+        "differential",
         "fetch",
         "find_leukocytes",
         "load",

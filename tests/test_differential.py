@@ -144,7 +144,7 @@ def test_many_unidentified_are_measured_by_the_models_own_test():
     assert "unidentified" in flags(usual)
     many = count_differential(counts, record=RECORD, unidentified={"doubt": 80})
     assert "many_unidentified" in flags(many)
-    assert "27%" in next(f.text for f in many.flags if f.kind == "many_unidentified")
+    assert "27 %" in next(f.text for f in many.flags if f.kind == "many_unidentified")
 
 
 def test_unusual_classes_and_those_that_the_model_lacks_are_named():

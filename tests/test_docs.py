@@ -18,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = (
     "compare", "train", "predict", "export", "audit", "clean", "pretrain", "demo", "fetch",
     "report", "doctor",
+    "differential",
     "serve",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@
     learning/   what a model learns: networks, batches, the training loop, one fold as a job
     judgement/  whether to believe it: metrics, intervals, comparison, figures, report
     inspection  what is wrong with a set: the audit, wrong labels, the leak meter
-    use/        what people do with a model: predicting, without PyTorch
+    use/        what people do with a model, without PyTorch: predicting, the differential
     study       models × folds × repeats into one run folder
     pretraining a start for other studies, from one large set
     training    one model for use, as a bundle
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from leuko.study import compare as compare
     from leuko.training import train as train
     from leuko.use.predictor import load as load
+    from leuko.use.slides import differential as differential
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "audit": "leuko.inspection",
     "clean": "leuko.data.cleaning",
     "compare": "leuko.study",
+    "differential": "leuko.use.slides",
     "fetch": "leuko.data.downloads",
     "find_leukocytes": "leuko.data.leukocytes",
     "load": "leuko.use.predictor",

@@ -60,6 +60,7 @@ def doctor(*, as_json: AsJson = False) -> int:
 for command in (
     studies.compare, studies.train, studies.pretrain, studies.report,
     models.predict, models.export,
+    models.differential,
     sets.audit, sets.clean, sets.fetch, sets.demo,
     service.serve,
 ):  # fmt: skip

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
     from leuko.study import Study
     from leuko.use.answers import Predictions
+    from leuko.use.slides import Slides
 
 # Without a terminal one line per this many seconds: enough to see that it lives, few enough
 # for a log.
@@ -200,6 +201,40 @@ class Console(Watcher):
             self._print(f"set aside: {one.image} ({one.reason})")
         if out is not None:
             self._print(f"written to {out}")
+        self._print("Research use only, not for diagnosis.")
+
+    def conclude_differential(self, found: Slides, out: Path | None) -> None:
+        """Prints each slide as a table, then what was set aside and where everything is."""
+        from leuko.use.sheet import lay_out, tell_signed, tell_signed_range
+
+        for note in found.notes:
+            self._print(note)
+        for one in found:
+            sheet = lay_out(one, found.differences.get(one.slide, ()), found.reference)
+            head = f"{'%':>7}  {'95 % limits':11}" + "  corrected" * sheet.corrected
+            self._print(f"\n{sheet.slide}: {sheet.cells} leukocytes {sheet.summary}")
+            self._print(f"{'':22}{'cells':>7}{head}")
+            for line in (*sheet.lines, *sheet.red):
+                corrected = f"  {line.corrected} ({line.corrected_limits})" * bool(line.corrected)
+                shares = f"{line.percent:>7}  {line.limits:11}{corrected}"
+                self._print(f"{line.label:22}{line.cells:>7}{shares}")
+            if sheet.red:
+                self._print(f"per 100 leukocytes: {', '.join(line.label for line in sheet.red)}")
+            for told in (*sheet.warnings, *sheet.notes, *filter(None, [sheet.reference])):
+                self._print(told)
+            for image, reason in one.set_aside:
+                self._print(f"set aside: {image} ({reason})")
+        if found.comparison is not None:
+            self._print(f"\n{len(found.comparison.slides)} slides against {found.reference}:")
+            for m in found.comparison.methods:
+                bias = m.agreement.bias
+                limits = f" ({tell_signed_range(bias)})" if bias.low is not None else ""
+                told = f"bias {tell_signed(bias.value)}{limits} points"
+                self._print(f"{m.label:22}{m.way:11}{told}")
+            for told in found.comparison.left_out:
+                self._print(f"not compared: {told}")
+        if out is not None:
+            self._print(f"\nwritten to {out}")
         self._print("Research use only, not for diagnosis.")
 
     def _print_meter(self, meter: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: predict, export. None needs PyTorch."""
+"""Commands that use a trained model: predict, differential, export. None needs PyTorch."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ def predict(
 
     if out is not None:
         check_kind(out)
-    if scale is not None and not 0 < scale < 1000:
-        raise SettingsError(f"--scale is {scale}; expected pixels per µm, such as 12.7.")
+    _check_scale(scale)
     console = Console(sys.argv[1:])
 
     def tell(done: int, total: int) -> None:
@@ -63,6 +62,84 @@ def predict(
         sys.stdout.write(found.to_csv())
     console.conclude_predictions(found, out)
     return 3 if found.set_aside else 0
+
+
+def differential(
+    folder: Path,
+    /,
+    *,
+    model: Path | None = None,
+    reference: Path | None = None,
+    several: Annotated[bool, Parameter(negative="")] = False,
+    above: Annotated[list[str] | None, Parameter(negative="")] = None,
+    below: Annotated[list[str] | None, Parameter(negative="")] = None,
+    target: int = 200,
+    scale: float | None = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Count the leukocytes of a slide: percentages with exact limits. Needs no PyTorch.
+
+    Beside each percentage stands the one corrected for the model's own errors. Doubtful cells are
+    unidentified and no part of the percentages; what was rejected, and files that can't be read,
+    are listed. Prints CSV unless --out or --json is given.
+
+    Parameters
+    ----------
+    folder:
+        Images of one slide; with --several, a folder for each slide.
+    model:
+        A bundle that leuko train wrote. [default: the one that ships with Leuko]
+    reference:
+        A CSV of reference counts: columns class,count or slide,class,count, or one per class. If
+        its slides are folders in FOLDER, each is one slide.
+    several:
+        Each folder in FOLDER is a slide.
+    above:
+        CLASS=PERCENT: a slide with more has a sign; how often is it found? Needs several slides
+        with a reference. May be given again.
+    below:
+        CLASS=PERCENT: likewise, for a slide with less.
+    target:
+        Leukocytes wanted on each slide.
+    scale:
+        Pixels per µm. [default: measured from the red cells, once for each picture size]
+    out:
+        A file .csv, .html, .pdf, .json or .fhir.json; or a new folder for all of them.
+    as_json:
+        Print the differential as JSON.
+    """
+    from leuko.progress import Console
+    from leuko.use.reference import ABOVE, BELOW, parse_threshold
+    from leuko.use.slides import check_place
+    from leuko.use.slides import differential as count
+
+    _check_scale(scale)
+    if out is not None:
+        check_place(out)
+    thresholds = [parse_threshold(text, ABOVE) for text in above or ()]
+    thresholds += [parse_threshold(text, BELOW) for text in below or ()]
+    console = Console(sys.argv[1:])
+
+    def tell(slide: str, done: int, total: int) -> None:
+        console.count(f"images of {slide}", done, total)
+
+    found = count(
+        folder, model=model, reference=reference, target=target, scale=scale, several=several,
+        thresholds=thresholds, progress=tell,
+    )  # fmt: skip
+    written = found.write(out) if out is not None else []
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n")
+    elif out is None:
+        sys.stdout.write(found.to_csv())
+    console.conclude_differential(found, out if len(written) > 1 else next(iter(written), None))
+    return 3 if any(one.set_aside for one in found) else 0
+
+
+def _check_scale(scale: float | None) -> None:
+    if scale is not None and not 0 < scale < 1000:
+        raise SettingsError(f"--scale is {scale}; expected pixels per µm, such as 12.7.")
 
 
 def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int:

@@ -118,10 +118,11 @@ def _check(
 def _spread(seen: Float64, among: NDArray[np.bool_], k: int) -> Float64:
     """One more cell for the counted classes other than k: what lowers the share of k."""
     others = among & (np.arange(len(seen)) != k)
-    weights = np.where(others, seen, 0.0)
+    weights: Float64 = np.where(others, seen, 0.0)
     if not weights.any():
         weights = others.astype(np.float64)
-    return weights / max(weights.sum(), SMALLEST)  # nothing, where k alone is counted
+    weights /= max(weights.sum(), SMALLEST)  # nothing, where k alone is counted
+    return weights
 
 
 def _draw_shares(alpha: Float64, draws: int, generator: np.random.Generator) -> Float64:
@@ -148,8 +149,8 @@ def _invert(shares: Float64, tables: Float64) -> Float64:
     try:
         solved = np.linalg.solve(tables.transpose(0, 2, 1), shares[:, :, None])[:, :, 0]
     except np.linalg.LinAlgError:
-        solved = np.where(np.arange(shares.shape[1]) == 0, -1.0, np.ones_like(shares))
-    found = np.maximum(solved, 0.0)
+        solved = np.full_like(shares, -1.0)  # the search begins with equal shares
+    found: Float64 = np.maximum(solved, 0.0)
     rest = np.flatnonzero((solved < 0).any(axis=1))
     if rest.size:
         found[rest] = _search(found[rest].T, shares[rest].T, tables[rest].transpose(1, 2, 0)).T

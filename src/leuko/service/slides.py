@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from leuko.service import shelf, signatures
 from leuko.service.examination import answer, examine, reencode
 from leuko.service.examples import describe_upload
+from leuko.service.exports import add_exports
 from leuko.service.readings import add_readings
 from leuko.service.records import LONGEST_NAME, clean_text
 from leuko.service.refusals import Refusal
@@ -136,6 +137,7 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         return Response(reencode(shelf.read_image(store, sid, fid), width), media_type="image/jpeg")
 
     add_readings(router, store, bundle, turn, Waiting(store))
+    add_exports(router, store, bundle)
     return router
 
 

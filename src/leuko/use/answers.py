@@ -187,12 +187,12 @@ def _to_object(answer: Answer, classes: Sequence[str]) -> dict[str, Any]:
 
 def _write_csv(out: io.StringIO, answers: Iterable[Answer], classes: Sequence[str]) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_defuse(name) for name in name_columns(classes)])
+    writer.writerow([defuse(name) for name in name_columns(classes)])
     for answer in answers:
-        writer.writerow([_defuse(value) for value in _to_row(answer, len(classes))])
+        writer.writerow([defuse(value) for value in _to_row(answer, len(classes))])
 
 
-def _defuse(value: Any) -> Any:
+def defuse(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe before it."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return "'" + value

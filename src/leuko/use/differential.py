@@ -131,6 +131,7 @@ class Differential:
         reader: Who looked at the cells; None if nobody did.
         signed: When that person signed, ISO 8601 with an offset; None before.
         made: When the cells were counted, ISO 8601; None if it isn't said.
+        pictures: How many were looked at; None if it isn't said.
         cells: Leukocytes that were counted: the 100 %.
         target: How many were wanted.
         rows: Classes of leukocytes, in the order of a report.
@@ -148,6 +149,7 @@ class Differential:
     reader: str | None
     signed: str | None
     made: str | None
+    pictures: int | None
     cells: int
     target: int
     rows: tuple[Row, ...]
@@ -187,6 +189,7 @@ def count_differential(
     reader: str | None = None,
     signed: datetime | None = None,
     made: datetime | None = None,
+    pictures: int | None = None,
     seed: int = 0,
 ) -> Differential:
     """Makes a differential of counts, whoever counted.
@@ -205,6 +208,7 @@ def count_differential(
         reader: Who reviewed the cells.
         signed: When the reader signed; needs a time zone. The differential is final then.
         made: When it was counted.
+        pictures: How many were looked at.
         seed: Of the draws behind the corrected limits.
 
     Raises:
@@ -230,7 +234,7 @@ def count_differential(
         *_flag_number(cells, target),
         *_flag_doubts(cells, beside, doubts, record, reader),
         *_flag_files(set_aside),
-        *_flag_classes(rows, beside, record),
+        *_flag_classes(rows, beside, record, reader),
     ]
     return Differential(
         slide=slide,
@@ -238,8 +242,8 @@ def count_differential(
         reader=reader,
         signed=signed.isoformat(timespec="seconds") if signed else None,
         made=made.isoformat(timespec="seconds") if made else None,
-        cells=cells, target=target, rows=rows, beside=beside, unidentified=doubts,
-        rejected=refused, set_aside=tuple(set_aside),
+        pictures=pictures, cells=cells, target=target, rows=rows, beside=beside,
+        unidentified=doubts, rejected=refused, set_aside=tuple(set_aside),
         flags=tuple(sorted(flags, key=lambda flag: flag.level != WARNING)),
         correction=correction, model=record.to_json() if record else {},
     )  # fmt: skip
@@ -269,6 +273,7 @@ def count_predictions(
         slide=slide, record=record, likeliest=likeliest, unidentified=by_state[UNIDENTIFIED],
         rejected=by_state[REJECTED],
         set_aside=[(one.image, one.reason) for one in found.set_aside], target=target, made=made,
+        pictures=len({answer.image for answer in found}),
     )  # fmt: skip
 
 
@@ -307,8 +312,10 @@ def _correct(
         return {}, Correction(
             False, "Not corrected: a person has reviewed the cells, so the model's errors are gone."
         )
-    if record is None or likeliest is None:
+    if record is None:
         return {}, Correction(False, "Not corrected: nothing is known of the model's errors.")
+    if likeliest is None:
+        return {}, Correction(False, "Not corrected: these counts aren't the model's own answers.")
     if record.confusion is None:
         return {}, Correction(False, f"Not corrected: {record.lack}")
     answers = [int(likeliest.get(name, 0)) for name in record.classes]
@@ -390,8 +397,8 @@ def _flag_doubts(
         return []
     all_cells = cells + doubtful + sum(one.count for one in beside)
     text = (
-        f"{doubtful:,} of {all_cells:,} cells ({doubtful / all_cells:.0%}) are unidentified and "
-        "aren't part of the percentages"
+        f"Unidentified: {doubtful:,} of {all_cells:,} cells ({_tell_share(doubtful / all_cells)}), "
+        "no part of the percentages"
     )
     usual = record.unidentified if record and reader is None else None
     if usual is None:
@@ -399,22 +406,26 @@ def _flag_doubts(
     low, _ = exact_limits(doubtful, all_cells)
     if low > usual:
         text += (
-            f"; in the model's test {usual:.0%} were. These pictures are harder for it than "
-            "those it was tested on: review them."
+            f"; in the model's test {_tell_share(usual)} were. These pictures are harder for it "
+            "than those it was tested on: review them."
         )
         return [Flag("many_unidentified", WARNING, text)]
-    return [Flag("unidentified", NOTE, f"{text}; in the model's test {usual:.0%} were.")]
+    return [Flag("unidentified", NOTE, f"{text}; in the model's test {_tell_share(usual)} were.")]
+
+
+def _tell_share(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _flag_files(set_aside: Sequence[tuple[str, str]]) -> list[Flag]:
     if not set_aside:
         return []
     files = "1 file" if len(set_aside) == 1 else f"{len(set_aside):,} files"
-    return [Flag("set_aside", WARNING, f"{files} couldn't be read and weren't counted.")]
+    return [Flag("set_aside", WARNING, f"{files} couldn't be read, so cells may be missing.")]
 
 
 def _flag_classes(
-    rows: Sequence[Row], beside: Sequence[Beside], record: Record | None
+    rows: Sequence[Row], beside: Sequence[Beside], record: Record | None, reader: str | None
 ) -> list[Flag]:
     """Cells that a normal differential doesn't name; classes that the model can't name."""
     flags = []
@@ -422,9 +433,9 @@ def _flag_classes(
     found += [one for one in beside if one.count and one.sort == NUCLEATED_RED]
     for one in found:
         text = (
-            f"{one.label}: {one.count:,}. It isn't one of the five classes of a normal "
-            "differential; have a person look at each."
+            f"{one.label}: {one.count:,}. It isn't one of the five classes of a normal differential"
         )
+        text += "." if reader else "; have a person look at each."
         if one.corrected_low is not None and one.corrected_low < 0.05:
             text += " The model's errors alone may explain the number."
         flags.append(Flag("outside_the_five", NOTE, text))
@@ -433,11 +444,12 @@ def _flag_classes(
             continue
         if not row.corrected_low <= row.percent <= row.corrected_high:
             text = (
-                f"{row.label}: the count says {row.percent:.1f} %, corrected for the model's "
-                f"errors {row.corrected:.1f} % ({row.corrected_low:.1f}–{row.corrected_high:.1f})."
+                f"{row.label}: the counted cells say {row.percent:.1f} %; with doubtful cells and "
+                f"the model's errors allowed for it is {row.corrected:.1f} % "
+                f"({row.corrected_low:.1f}–{row.corrected_high:.1f})."
             )
             flags.append(Flag("correction_differs", WARNING, text))
-    missing = find_missing(row.label for row in rows) if record else []
+    missing = find_missing(row.label for row in rows) if record and not reader else []
     if missing:
         text = (
             f"The model doesn't know {', '.join(missing)}: such cells end in another class or "

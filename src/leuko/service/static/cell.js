@@ -1,18 +1,32 @@
 // One cell, large: what the machine sees in it, how sure it is, why, and what it is like.
 
-import { button, el, icon, percent, put } from "./elements.js";
+import { button, el, icon, percent, picture, put } from "./elements.js";
 import { address, call } from "./service.js";
 import { isOpen, place, REVIEWED, UNIDENTIFIED } from "./reading.js";
 
 const SIZE = 640;
 
+/** The classes that can't be excluded, in a sentence. */
+function describeSet(set) {
+  if (!set) return "";
+  if (!set.length) return "No class fits well.";
+  return set.length === 1 ? `Only ${set[0]} fits.` : `It can't exclude: ${set.join(", ")}.`;
+}
+
 export function makeCellView(review) {
   const { reading } = review;
-  const picture = el("img", { class: "picture", alt: "" });
+  const large = el("img", { class: "picture", alt: "" });
   const map = el("img", { class: "map", alt: "", hidden: true });
-  const stack = el("div", { class: "stack" }, picture, map);
+  const stack = el("div", { class: "stack" }, large, map);
   const why = el("input", { type: "checkbox", id: "why" });
-  const strength = el("input", { type: "range", id: "strength", min: 10, max: 100, value: 60, "aria-label": "How strongly the map is laid over" });
+  const strength = el("input", {
+    type: "range",
+    id: "strength",
+    min: 10,
+    max: 100,
+    value: 60,
+    "aria-label": "How strongly the map is laid over",
+  });
   const whyNote = el("p", { class: "hint", role: "status" });
   const facts = el("div", { class: "facts" });
   const similar = el("div", { class: "similar" });
@@ -24,11 +38,14 @@ export function makeCellView(review) {
       "div",
       { class: "large" },
       stack,
-      el("div", { class: "row" },
+      el(
+        "div",
+        { class: "row" },
         el("div", { class: "check" }, why, el("label", { for: "why", text: "Show why" })),
         strength,
         button("Previous", () => review.step(-1), { key: ",", kind: "small" }),
-        button("Next", () => review.step(1), { key: ".", kind: "small" })),
+        button("Next", () => review.step(1), { key: ".", kind: "small" }),
+      ),
       whyNote,
       where,
     ),
@@ -42,7 +59,8 @@ export function makeCellView(review) {
     map.hidden = !why.checked;
     map.style.opacity = strength.value / 100;
     whyNote.textContent = "";
-    if (why.checked && shown !== null) map.src = `${address(reading.path)}/cells/${shown}/map?size=${SIZE}`;
+    if (why.checked && shown !== null)
+      map.src = `${address(reading.path)}/cells/${shown}/map?size=${SIZE}`;
   };
   why.addEventListener("change", layMap);
   strength.addEventListener("input", layMap);
@@ -54,8 +72,8 @@ export function makeCellView(review) {
   map.addEventListener("load", () => {
     whyNote.textContent = "Warm parts speak for the machine's answer. It is a hint, no proof.";
   });
-  picture.addEventListener("error", () => stack.classList.add("gone"));
-  picture.addEventListener("load", () => stack.classList.remove("gone"));
+  large.addEventListener("error", () => stack.classList.add("gone"));
+  large.addEventListener("load", () => stack.classList.remove("gone"));
 
   function draw() {
     const cell = review.cell();
@@ -65,23 +83,55 @@ export function makeCellView(review) {
     }
     if (shown !== cell.id) {
       shown = cell.id;
-      picture.src = `${address(reading.path)}/cells/${cell.id}/image?size=${SIZE}`;
+      const there = reading.portrait(cell.id, SIZE);
+      stack.classList.toggle("gone", !there);
+      if (there) large.src = there;
       layMap();
       drawSimilar(cell.id);
     }
     const { machine } = cell;
     const field = reading.slide.fields.find((one) => one.id === cell.field);
-    picture.alt = `Cell ${cell.id}, ${cell.label ?? UNIDENTIFIED}`;
-    put(where, "In ", el("a", { href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`, text: field?.name ?? "its field" }));
-    const said = { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ?? cell.label ?? "rejected";
+    large.alt = `Cell ${cell.id}, ${cell.label ?? UNIDENTIFIED}`;
+    put(
+      where,
+      "In ",
+      el("a", {
+        href: `#/slides/${reading.slideId}/${reading.id}/fields/${cell.id}`,
+        text: field?.name ?? "its field",
+      }),
+    );
+    const said =
+      { deleted: "no leukocyte", [UNIDENTIFIED]: "unidentified" }[place(cell)] ??
+      cell.label ??
+      "rejected";
     const kind = cell.deleted ? "deleted" : cell.state;
-    put(facts, el("p", { class: `verdict ${kind}` }, icon(kind === REVIEWED ? "check" : isOpen(cell) && kind !== "pre-classified" ? "doubt" : "cell"), el("strong", { text: said }), el("span", { class: "hint", text: cell.added ? `${kind}, added by hand` : kind })),
+    put(
+      facts,
+      el(
+        "p",
+        { class: `verdict ${kind}` },
+        icon(
+          kind === REVIEWED
+            ? "check"
+            : isOpen(cell) && kind !== "pre-classified"
+              ? "doubt"
+              : "cell",
+        ),
+        el("strong", { text: said }),
+        el("span", {
+          class: "hint",
+          text: [said === kind ? "" : kind, cell.added ? "added by hand" : ""]
+            .filter(Boolean)
+            .join(", "),
+        }),
+      ),
       cell.reason ? el("p", { class: "reason", text: cell.reason }) : null,
-      ...(cell.opinions ?? []).map((one) => el("p", { class: "reason", text: `${one.reader}: ${one.label ?? UNIDENTIFIED}` })),
       el("h3", { text: "What the machine says" }),
       drawBars(cell),
-      el("p", { class: "hint", text: machine.set?.length ? `It can't exclude: ${machine.set.join(", ")}.` : machine.set ? "No class fits well." : "" }),
-      machine.reason && machine.reason !== cell.reason ? el("p", { class: "hint", text: machine.reason }) : null,
+      el("p", { class: "hint", text: describeSet(machine.set) }),
+      machine.reason && machine.reason !== cell.reason
+        ? el("p", { class: "hint", text: machine.reason })
+        : null,
     );
   }
 
@@ -91,18 +141,32 @@ export function makeCellView(review) {
       "table",
       { class: "bars" },
       el("caption", { class: "unseen", text: "Probability of each class" }),
-      el("tbody", {}, rows.map(([name, value]) => {
-        const bar = el("span", { class: "bar-of" });
-        bar.style.width = `${Math.max(0.5, 100 * value)}%`;
-        return el("tr", { class: [name === label ? "now" : "", machine.set?.includes(name) ? "in-set" : ""].join(" ") },
-          el("th", { scope: "row", text: name }), el("td", { class: "wide" }, bar), el("td", { text: `${percent(100 * value)} %` }));
-      })),
+      el(
+        "tbody",
+        {},
+        rows.map(([name, value]) => {
+          const bar = el("span", { class: "bar-of" });
+          bar.style.width = `${Math.max(0.5, 100 * value)}%`;
+          return el(
+            "tr",
+            {
+              class: [
+                name === label ? "now" : "",
+                machine.set?.includes(name) ? "in-set" : "",
+              ].join(" "),
+            },
+            el("th", { scope: "row", text: name }),
+            el("td", { class: "wide" }, bar),
+            el("td", { text: `${percent(100 * value)} %` }),
+          );
+        }),
+      ),
     );
   }
 
   async function drawSimilar(id) {
     const turn = (asked += 1);
-    put(similar, );
+    put(similar);
     let found;
     try {
       found = await call("GET", `${reading.path}/cells/${id}/similar`);
@@ -110,13 +174,29 @@ export function makeCellView(review) {
       return; // a model without features has none to compare
     }
     if (turn !== asked) return;
-    put(similar, el("h3", { text: "Similar cells that a person has labelled" }),
+    put(
+      similar,
+      el("h3", { text: "Similar cells that a person has labelled" }),
       found.length
-        ? el("ul", { class: "likes" }, found.map((one) => {
-            const image = el("img", { src: `${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`, alt: "", width: 64, height: 64 });
-            image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone", text: "no image" })));
-            return el("li", {}, image, el("span", { text: one.label }), String(one.slide) === String(reading.slideId) ? null : el("span", { class: "hint", text: "another slide" }));
-          }))
+        ? el(
+            "ul",
+            { class: "likes" },
+            found.map((one) => {
+              const image = picture(
+                `${address(`slides/${one.slide}/readings/${one.reading}`)}/cells/${one.cell}/image?size=128`,
+                { width: 64, height: 64 },
+              );
+              return el(
+                "li",
+                {},
+                image,
+                el("span", { text: one.label }),
+                String(one.slide) === String(reading.slideId)
+                  ? null
+                  : el("span", { class: "hint", text: "another slide" }),
+              );
+            }),
+          )
         : el("p", { class: "hint", text: "None yet: they come from cells that were reviewed." }),
     );
   }
@@ -125,7 +205,11 @@ export function makeCellView(review) {
     node,
     show() {
       if (review.focused !== null && !location.hash.endsWith(`/cell/${review.focused}`)) {
-        history.replaceState(null, "", `#/slides/${reading.slideId}/${reading.id}/cell/${review.focused}`);
+        history.replaceState(
+          null,
+          "",
+          `#/slides/${reading.slideId}/${reading.id}/cell/${review.focused}`,
+        );
       }
       draw();
     },

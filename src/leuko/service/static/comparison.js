@@ -1,6 +1,6 @@
 // Two readings of one slide side by side, and what they differ on.
 
-import { button, el, icon, notify, percent, plural } from "./elements.js";
+import { button, el, icon, notify, percent, picture, plural } from "./elements.js";
 import { address, call } from "./service.js";
 import { getReader } from "./reader.js";
 
@@ -13,13 +13,32 @@ export async function openComparison(work, sid, a, b) {
   };
   const place = el("div");
   const choose = (label, now, other) => {
-    const select = el("select", { id: `choose-${label}` }, slide.readings.map((one) => {
-      const option = el("option", { value: one.id, text: `${name(one.id)}${one.version > 1 ? `, version ${one.version}` : ""} (${one.state})` });
-      option.selected = String(one.id) === String(now);
-      return option;
-    }));
-    select.addEventListener("change", () => (location.hash = `#/slides/${sid}/compare/${label === "first" ? `${select.value}/${other}` : `${other}/${select.value}`}`));
-    return el("div", { class: "entry" }, el("label", { for: `choose-${label}`, text: label === "first" ? "One reading" : "The other" }), select);
+    const select = el(
+      "select",
+      { id: `choose-${label}` },
+      slide.readings.map((one) => {
+        const option = el("option", {
+          value: one.id,
+          text: `${name(one.id)}${one.version > 1 ? `, version ${one.version}` : ""} (${one.state})`,
+        });
+        option.selected = String(one.id) === String(now);
+        return option;
+      }),
+    );
+    select.addEventListener(
+      "change",
+      () =>
+        (location.hash = `#/slides/${sid}/compare/${label === "first" ? `${select.value}/${other}` : `${other}/${select.value}`}`),
+    );
+    return el(
+      "div",
+      { class: "entry" },
+      el("label", {
+        for: `choose-${label}`,
+        text: label === "first" ? "One reading" : "The other",
+      }),
+      select,
+    );
   };
   work.append(
     el(
@@ -33,19 +52,37 @@ export async function openComparison(work, sid, a, b) {
   );
   let found;
   try {
-    found = await call("GET", `slides/${sid}/comparison?a=${encodeURIComponent(a)}&b=${encodeURIComponent(b)}`);
+    found = await call(
+      "GET",
+      `slides/${sid}/comparison?a=${encodeURIComponent(a)}&b=${encodeURIComponent(b)}`,
+    );
   } catch (error) {
-    place.append(el("p", { class: "notice warn" }, icon("warn"), el("span", { text: error.message })));
+    place.append(
+      el("p", { class: "notice warn" }, icon("warn"), el("span", { text: error.message })),
+    );
     return undefined;
   }
-  const signed = [a, b].every((id) => slide.readings.find((one) => String(one.id) === String(id))?.state === "signed");
-  const limits = (one) => (one?.low === null || one?.low === undefined ? "" : ` (${(100 * one.low).toFixed(1)}–${(100 * one.high).toFixed(1)})`);
+  const names = [name(a), name(b)];
+  const share = (one) =>
+    one === null || one === undefined
+      ? "–"
+      : `${percent(100 * one.value)} (${percent(100 * one.low)}–${percent(100 * one.high)})`;
   place.append(
     el(
       "div",
       { class: "figures" },
-      el("p", {}, el("strong", { text: found.agreement?.value === null ? "–" : `${percent(100 * found.agreement.value)} %` }), ` agree: ${found.agreed} of ${plural(found.cells, "cell")}${limits(found.agreement)}`),
-      el("p", {}, el("strong", { text: found.kappa?.value === null || found.kappa?.value === undefined ? "–" : found.kappa.value.toFixed(2) }), ` Cohen's kappa${found.kappa?.low === null || found.kappa?.low === undefined ? "" : ` (${found.kappa.low.toFixed(2)}–${found.kappa.high.toFixed(2)})`}`),
+      el(
+        "p",
+        {},
+        el("strong", { text: found.agreement ? `${percent(100 * found.agreement.value)} %` : "–" }),
+        ` agreement on ${plural(found.cells, "cell")}, 95 % limits ${found.agreement ? `${percent(100 * found.agreement.low)}–${percent(100 * found.agreement.high)}` : "–"}`,
+      ),
+      el(
+        "p",
+        {},
+        el("strong", { text: found.kappa ? found.kappa.value.toFixed(2) : "–" }),
+        ` Cohen's kappa${found.kappa ? `, 95 % limits ${found.kappa.low.toFixed(2)}–${found.kappa.high.toFixed(2)}` : ""}`,
+      ),
     ),
     el(
       "div",
@@ -53,31 +90,97 @@ export async function openComparison(work, sid, a, b) {
       el(
         "table",
         { class: "plain" },
-        el("caption", { text: "Cells per class. Agreement: of the cells that either reader gave this class, how many both did, with exact 95 % limits." }),
-        el("thead", {}, el("tr", {}, ["class", name(a), name(b), "both", "agreement, %"].map((text) => el("th", { scope: "col", text })))),
-        el("tbody", {}, found.classes.map((row) => el("tr", {},
-          el("th", { scope: "row", text: row.label }), el("td", { text: row.a }), el("td", { text: row.b }), el("td", { text: row.both }),
-          el("td", { text: row.agreement?.value === null || row.agreement === undefined ? "–" : `${percent(100 * row.agreement.value)}${limits(row.agreement)}` })))),
+        el("caption", {
+          text: "Cells per class. Of the cells that one reader gave a class, the share that the other gave it too, in percent with exact 95 % limits.",
+        }),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            ["class", ...names, "both", `of ${names[0]}'s`, `of ${names[1]}'s`].map((text) =>
+              el("th", { scope: "col", text }),
+            ),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          found.classes.map((row) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row", text: row.label }),
+              [row.a, row.b, row.both, share(row.of_a), share(row.of_b)].map((text) =>
+                el("td", { text }),
+              ),
+            ),
+          ),
+        ),
       ),
     ),
-    el("h2", { text: found.differing.length ? `${plural(found.differing.length, "cell")} differ` : "No cell differs" }),
-    el("ul", { class: "differing" }, found.differing.map((one) => {
-      const image = el("img", { src: `${address(`slides/${sid}/readings/${a}`)}/cells/${one.cell}/image?size=192`, alt: "", width: 96, height: 96, loading: "lazy" });
-      image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone", text: "no image" })));
-      return el("li", {}, image, el("dl", {}, [[name(a), one.a], [name(b), one.b]].map(([who, label]) => el("div", {}, el("dt", { text: who }), el("dd", { text: label ?? "not counted" })))));
-    })),
+    el("h2", {
+      text:
+        found.differing.length === 0
+          ? "No cell differs"
+          : found.differing.length === 1
+            ? "1 cell differs"
+            : `${found.differing.length} cells differ`,
+    }),
+    el(
+      "ul",
+      { class: "differing" },
+      found.differing.map((one) => {
+        const [reading, cell] = one.a.cell === null ? [b, one.b.cell] : [a, one.a.cell];
+        const image = picture(
+          `${address(`slides/${sid}/readings/${reading}`)}/cells/${cell}/image?size=192`,
+          { width: 96, height: 96, loading: "lazy" },
+        );
+        return el(
+          "li",
+          {},
+          image,
+          el(
+            "dl",
+            {},
+            [
+              [names[0], one.a.label],
+              [names[1], one.b.label],
+            ].map(([who, label]) =>
+              el("div", {}, el("dt", { text: who }), el("dd", { text: label })),
+            ),
+          ),
+        );
+      }),
+    ),
   );
   if (found.differing.length) {
-    const arbitrate = button("Arbitrate", async () => {
-      try {
-        const reading = await call("POST", `slides/${sid}/readings`, { body: { arbitrates: [Number(a), Number(b)], reader: getReader() } });
-        location.hash = `#/slides/${sid}/${reading.id}/gallery`;
-      } catch (error) {
-        notify(error.message, { kind: "bad", id: "arbitrate" });
-      }
-    }, { icon: "compare", kind: "strong" });
-    arbitrate.disabled = !signed;
-    place.append(el("div", { class: "row" }, arbitrate, el("p", { class: "hint", text: signed ? "A third reading: agreed cells are taken over, those that differ wait as unidentified." : "Both readings have to be signed first." })));
+    const arbitrate = button(
+      "Arbitrate",
+      async () => {
+        try {
+          const reading = await call("POST", `slides/${sid}/readings`, {
+            body: { arbitrates: [Number(a), Number(b)], reader: getReader() },
+          });
+          location.hash = `#/slides/${sid}/${reading.id}/gallery`;
+        } catch (error) {
+          notify(error.message, { kind: "bad", id: "arbitrate" });
+        }
+      },
+      { icon: "compare", kind: "strong" },
+    );
+    place.append(
+      el(
+        "div",
+        { class: "row" },
+        arbitrate,
+        el("p", {
+          class: "hint",
+          text: "A third reading: agreed cells are taken over, those that differ wait as unidentified.",
+        }),
+      ),
+    );
   }
   return undefined;
 }

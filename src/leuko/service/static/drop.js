@@ -6,7 +6,14 @@ import { readDrop, readPicked } from "./files.js";
 /** `take` hears of what came: [{file, name}]. */
 export function makeDrop(take, { compact = false } = {}) {
   const pick = (facts) => {
-    const input = el("input", { type: "file", class: "unseen", tabindex: -1, "aria-hidden": "true", multiple: true, ...facts });
+    const input = el("input", {
+      type: "file",
+      class: "unseen",
+      tabindex: -1,
+      "aria-hidden": "true",
+      multiple: true,
+      ...facts,
+    });
     input.addEventListener("change", () => {
       take(readPicked(input));
       input.value = "";
@@ -19,8 +26,16 @@ export function makeDrop(take, { compact = false } = {}) {
     "div",
     { class: compact ? "drop compact" : "drop" },
     compact ? null : icon("images"),
-    el("p", { class: "big", text: compact ? "Drop more images here" : "Drop the images of a slide here" }),
-    compact ? null : el("p", { class: "hint", text: "A folder, or as many fields as you like. They stay on this service." }),
+    el("p", {
+      class: "big",
+      text: compact ? "Drop more images here" : "Drop the images of a slide here",
+    }),
+    compact
+      ? null
+      : el("p", {
+          class: "hint",
+          text: "A folder, or as many fields as you like. They stay on this service.",
+        }),
     el(
       "div",
       { class: "row centre" },

@@ -22,7 +22,11 @@ function fill(node, { on = {}, data = {}, text, ...facts }, children) {
 }
 
 function append(node, children) {
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return node;
 }
 
@@ -50,7 +54,11 @@ export function button(text, press, { icon: name, key, kind = "", label, ...fact
 /** What a person types, with its label. */
 export function entry(label, facts = {}, hint = "") {
   const id = facts.id ?? `entry-${(entry.count = (entry.count ?? 0) + 1)}`;
-  const input = el(facts.rows ? "textarea" : "input", { id, ...facts, "aria-describedby": hint ? `${id}-hint` : null });
+  const input = el(facts.rows ? "textarea" : "input", {
+    id,
+    ...facts,
+    "aria-describedby": hint ? `${id}-hint` : null,
+  });
   const whole = el(
     "div",
     { class: "entry" },
@@ -79,7 +87,11 @@ export function notify(text, { kind = "note", id = "", actions = [], seconds = 0
     icon(kind === "note" ? "check" : "warn"),
     el("p", { text }),
     actions,
-    button("", () => line.remove(), { icon: "close", kind: "plain icon-only", label: "Close this notice" }),
+    button("", () => line.remove(), {
+      icon: "close",
+      kind: "plain icon-only",
+      label: "Close this notice",
+    }),
   );
   place.append(line);
   say(text);
@@ -95,14 +107,18 @@ export function dismiss(id) {
  * A modal dialog with a form. Resolves to the button's value, or "" when it was closed.
  * `check` may refuse: it returns a sentence, or nothing.
  */
-export function ask(title, body, { yes = "OK", no = "Cancel", check = async () => "", wide = false, kind = "strong" } = {}) {
+export function ask(
+  title,
+  body,
+  { yes = "OK", no = "Cancel", check = async () => "", wide = false, kind = "strong" } = {},
+) {
   return new Promise((resolve) => {
     const wrong = el("p", { class: "wrong", role: "alert" });
     const before = document.activeElement;
     const form = el(
       "form",
       { method: "dialog", novalidate: true },
-      el("h2", { id: "dialog-title", text: title }),
+      el("h2", { id: "dialog-title", text: title, tabindex: wide ? -1 : null, autofocus: wide }), // a long text is read from its beginning
       body,
       wrong,
       el(
@@ -112,7 +128,11 @@ export function ask(title, body, { yes = "OK", no = "Cancel", check = async () =
         yes ? el("button", { class: kind, type: "submit", text: yes }) : null,
       ),
     );
-    const dialog = el("dialog", { "aria-labelledby": "dialog-title", class: wide ? "wide" : "" }, form);
+    const dialog = el(
+      "dialog",
+      { "aria-labelledby": "dialog-title", class: wide ? "wide" : "" },
+      form,
+    );
     let busy = false;
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
@@ -133,6 +153,15 @@ export function ask(title, body, { yes = "OK", no = "Cancel", check = async () =
   });
 }
 
+/** A picture of the service; where there is none any more, a plain field in its place. */
+export function picture(address, facts = {}) {
+  const none = () => el("span", { class: "gone", text: "no image" });
+  if (!address) return none();
+  const image = el("img", { src: address, alt: "", ...facts });
+  image.addEventListener("error", () => image.replaceWith(none()));
+  return image;
+}
+
 export function plural(count, one, many = `${one}s`) {
   return `${count} ${count === 1 ? one : many}`;
 }
@@ -143,5 +172,7 @@ export function percent(value, digits = 1) {
 
 export function moment(iso) {
   const when = new Date(iso);
-  return Number.isNaN(when.valueOf()) ? iso : when.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+  return Number.isNaN(when.valueOf())
+    ? iso
+    : when.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 }

@@ -1,8 +1,8 @@
 // The images with their boxes: zoom and move; choose a box; add a missed cell; split a joined one.
 // Whatever can be drawn with a mouse can be placed with a click or with keys too.
 
-import { button, el, icon, plural, put, say, svg } from "./elements.js";
-import { address } from "./service.js";
+import { button, el, icon, picture, plural, put, say, svg } from "./elements.js";
+import { findUsualSide, Placing } from "./placing.js";
 import { isDoubtful, place, UNIDENTIFIED } from "./reading.js";
 
 const NEAREST = 12; // times
@@ -11,33 +11,60 @@ export function makeFields(review) {
   const { reading } = review;
   const strip = el("ul", { class: "strip", "aria-label": "Fields" });
   const canvas = svg("svg", { class: "canvas", tabindex: 0, role: "group" });
-  const picture = svg("image", { x: 0, y: 0 });
+  const whole = svg("image", { x: 0, y: 0 });
   const boxes = svg("g");
   const ghosts = svg("g", { class: "ghosts" });
-  canvas.append(picture, boxes, ghosts);
+  canvas.append(whole, boxes, ghosts);
   const caption = el("p", { class: "hint caption" });
-  const gone = el("p", { class: "hint gone-note", text: "The image was deleted after signing; the boxes remain.", hidden: true });
+  const gone = el("p", {
+    class: "hint gone-note",
+    text: "The image was deleted after signing; the boxes remain.",
+    hidden: true,
+  });
   const note = el("p", { class: "mode", role: "status" });
   const adds = button("Add a cell", () => begin("add"), { icon: "box" });
   const splits = button("Split", () => begin("split"), { icon: "split" });
-  const turns = button("Turn", () => turnSplit(), { icon: "turn" });
+  const turns = button("Turn", () => turn(), { icon: "turn" });
   const places = button("Place", () => commit(), { icon: "check", kind: "strong", key: "Enter" });
   const leaves = button("Leave", () => leave(), { key: "Esc" });
   const tools = el(
     "div",
     { class: "row tools-of-field", role: "toolbar", "aria-label": "Field" },
-    button("", () => zoom(1 / 1.4), { icon: "minus", kind: "icon-only", label: "Farther", title: "Farther (−)" }),
-    button("", () => fit(), { icon: "fit", kind: "icon-only", label: "Whole field", title: "Whole field (0)" }),
-    button("", () => zoom(1.4), { icon: "add", kind: "icon-only", label: "Nearer", title: "Nearer (+)" }),
-    adds, splits, turns, places, leaves,
+    button("", () => zoom(1 / 1.4), {
+      icon: "minus",
+      kind: "icon-only",
+      label: "Farther",
+      title: "Farther (−)",
+    }),
+    button("", () => fit(), {
+      icon: "fit",
+      kind: "icon-only",
+      label: "Whole field",
+      title: "Whole field (0)",
+    }),
+    button("", () => zoom(1.4), {
+      icon: "add",
+      kind: "icon-only",
+      label: "Nearer",
+      title: "Nearer (+)",
+    }),
+    adds,
+    splits,
+    turns,
+    places,
+    leaves,
   );
-  const node = el("section", { class: "view fields-view", hidden: true, "aria-label": "Fields" }, strip, el("div", { class: "one-field" }, tools, note, canvas, gone, caption));
+  const node = el(
+    "section",
+    { class: "view fields-view", hidden: true, "aria-label": "Fields" },
+    strip,
+    el("div", { class: "one-field" }, tools, note, canvas, gone, caption),
+  );
 
   let field = null; // the one that is shown
   let view = null; // what of it: x, y, w, h in px of the image
-  let mode = null; // add, split, or neither
-  let placing = []; // boxes on their way: [x0, y0, x1, y1]
-  let drawn = 0; // how many of them were drawn by hand
+  let placing = null; // boxes on their way
+  let committing = false;
 
   const fields = () => reading.slide.fields;
   const cellsOf = (id) => [...reading.cells.values()].filter((cell) => cell.field === id);
@@ -45,15 +72,46 @@ export function makeFields(review) {
   // --- the strip -------------------------------------------------------------------------------
 
   function refill() {
-    put(strip, ...fields().map((one) => {
-      if (one.set_aside) {
-        return el("li", { class: "aside" }, icon("warn"), el("span", { class: "file", text: one.name }), el("span", { class: "hint", text: one.set_aside.detail || one.set_aside.reason }));
-      }
-      const image = el("img", { src: `${address(`slides/${reading.slideId}/fields/${one.id}/image`)}?width=160`, alt: "", loading: "lazy", width: 72, height: 54 });
-      image.addEventListener("error", () => image.remove());
-      const choose = el("button", { type: "button", data: { field: one.id }, on: { click: () => open(one.id) } }, image, el("span", { class: "file", text: one.name }), el("span", { class: "hint" }));
-      return el("li", {}, choose);
-    }));
+    put(
+      strip,
+      ...fields().map((one) => {
+        if (one.set_aside) {
+          return el(
+            "li",
+            { class: "aside" },
+            icon("warn"),
+            el("span", { class: "file", text: one.name }),
+            el("span", { class: "hint", text: one.set_aside.detail || one.set_aside.reason }),
+          );
+        }
+        const image = picture(reading.image(one.id, 160), {
+          loading: "lazy",
+          width: 72,
+          height: 54,
+        });
+        const choose = el(
+          "button",
+          { type: "button", data: { field: one.id }, on: { click: () => open(one.id) } },
+          image,
+          el("span", { class: "file", text: one.name }),
+          el("span", { class: "hint" }),
+        );
+        return el("li", {}, choose);
+      }),
+    );
+    if (!reading.signed)
+      strip.append(
+        el(
+          "li",
+          { class: "more" },
+          el(
+            "a",
+            { class: "button small", href: `#/slides/${reading.slideId}/images/${reading.id}` },
+            icon("images"),
+            el("span", { text: "Add images" }),
+          ),
+        ),
+      );
     countStrip();
   }
 
@@ -62,7 +120,8 @@ export function makeFields(review) {
       const id = Number(one.dataset.field);
       const cells = cellsOf(id).filter((cell) => !cell.deleted);
       const doubtful = cells.filter(isDoubtful).length;
-      one.querySelector(".hint").textContent = `${plural(cells.length, "cell")}${doubtful ? ` · ${doubtful} doubtful` : ""}`;
+      one.querySelector(".hint").textContent =
+        `${plural(cells.length, "cell")}${doubtful ? ` · ${doubtful} doubtful` : ""}`;
       if (id === field?.id) one.setAttribute("aria-current", "true");
       else one.removeAttribute("aria-current");
     }
@@ -77,23 +136,31 @@ export function makeFields(review) {
     field = found;
     if (other) {
       leave();
-      gone.hidden = true;
-      picture.setAttribute("href", address(`slides/${reading.slideId}/fields/${id}/image`));
-      picture.setAttribute("width", field.width);
-      picture.setAttribute("height", field.height);
+      const there = reading.image(id);
+      gone.hidden = Boolean(there);
+      whole.style.display = there ? "" : "none";
+      if (there) whole.setAttribute("href", there);
+      whole.setAttribute("width", field.width);
+      whole.setAttribute("height", field.height);
       fit();
     }
     caption.textContent = `${field.name} · ${field.width} × ${field.height} px`;
     canvas.setAttribute("aria-label", `Field ${field.name}`);
     draw();
     countStrip();
-    strip.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    strip
+      .querySelector('[aria-current="true"]')
+      ?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
-  picture.addEventListener("error", () => (gone.hidden = false));
+  whole.addEventListener("error", () => {
+    gone.hidden = false;
+    whole.style.display = "none";
+  });
 
   function look() {
     canvas.setAttribute("viewBox", `${view.x} ${view.y} ${view.w} ${view.h}`);
     canvas.style.aspectRatio = `${field.width} / ${field.height}`;
+    canvas.classList.toggle("whole", view.w >= field.width); // a finger on it then scrolls the page
   }
 
   function fit() {
@@ -106,7 +173,12 @@ export function makeFields(review) {
   function zoom(by, at = { x: view.x + view.w / 2, y: view.y + view.h / 2 }) {
     const times = Math.min(NEAREST, Math.max(1, (field.width / view.w) * by));
     const [w, h] = [field.width / times, field.height / times];
-    view = { x: at.x - ((at.x - view.x) * w) / view.w, y: at.y - ((at.y - view.y) * h) / view.h, w, h };
+    view = {
+      x: at.x - ((at.x - view.x) * w) / view.w,
+      y: at.y - ((at.y - view.y) * h) / view.h,
+      w,
+      h,
+    };
     hold();
   }
 
@@ -132,7 +204,12 @@ export function makeFields(review) {
   function draw() {
     if (!field) return;
     const held = document.activeElement?.closest?.("g.box")?.dataset.id;
-    put(boxes, ...cellsOf(field.id).filter((cell) => !cell.deleted || cell.id === review.focused).map(drawBox));
+    put(
+      boxes,
+      ...cellsOf(field.id)
+        .filter((cell) => !cell.deleted || cell.id === review.focused)
+        .map(drawBox),
+    );
     scaleTexts();
     if (held) boxes.querySelector(`[data-id="${held}"]`)?.focus();
     splits.disabled = reading.signed || review.cell()?.field !== field.id || review.cell()?.deleted;
@@ -141,104 +218,96 @@ export function makeFields(review) {
 
   function drawBox(cell) {
     const [x0, y0, x1, y1] = cell.box;
-    const name = { deleted: "no leukocyte", [UNIDENTIFIED]: `${cell.label ?? "?"} ?` }[place(cell)] ?? cell.label ?? "rejected";
+    const name =
+      { deleted: "no leukocyte", [UNIDENTIFIED]: `${cell.label ?? "?"} ?` }[place(cell)] ??
+      cell.label ??
+      "rejected";
     const state = cell.deleted ? "deleted" : cell.state;
-    const whole = svg(
+    const group = svg(
       "g",
-      { class: `box ${state}`, tabindex: 0, role: "button", "aria-pressed": cell.id === review.focused ? "true" : "false", "aria-label": `${name}, ${state}, machine ${cell.machine.label ?? "nothing"} ${Math.round(100 * (cell.machine.probability ?? 0))} percent`, data: { id: cell.id } },
+      {
+        class: `box ${state}`,
+        tabindex: 0,
+        role: "button",
+        "aria-pressed": cell.id === review.focused ? "true" : "false",
+        "aria-label": `${name}, ${state}, machine ${cell.machine.label ?? "nothing"} ${Math.round(100 * (cell.machine.probability ?? 0))} percent`,
+        data: { id: cell.id },
+      },
       svg("rect", { class: "halo", x: x0, y: y0, width: x1 - x0, height: y1 - y0, rx: 3 }),
       svg("rect", { class: "line", x: x0, y: y0, width: x1 - x0, height: y1 - y0, rx: 3 }),
       svg("text", { x: x0 + 2, y: Math.max(y0 - 4, 12), text: name }),
     );
     const choose = () => {
       review.focused = cell.id;
-      for (const other of boxes.children) other.setAttribute("aria-pressed", other === whole ? "true" : "false");
+      for (const other of boxes.children)
+        other.setAttribute("aria-pressed", other === group ? "true" : "false");
       splits.disabled = reading.signed || cell.deleted;
     };
-    whole.addEventListener("focus", choose);
-    whole.addEventListener("click", choose);
-    whole.addEventListener("dblclick", () => review.go("cell", cell.id));
-    return whole;
+    group.addEventListener("focus", choose);
+    group.addEventListener("click", choose);
+    group.addEventListener("dblclick", () => review.go("cell", cell.id));
+    return group;
   }
 
   // --- adding and splitting --------------------------------------------------------------------
-
-  function usual() {
-    const sides = [...reading.cells.values()].map(({ box }) => Math.max(box[2] - box[0], box[3] - box[1])).sort((a, b) => a - b);
-    return sides.length ? sides[Math.floor(sides.length / 2)] : Math.min(field.width, field.height) / 5;
-  }
 
   function begin(kind) {
     if (!field || reading.signed) return;
     const cell = review.cell();
     if (kind === "split" && (cell?.field !== field.id || cell.deleted)) return;
-    mode = kind;
-    drawn = 0;
     if (kind === "add") {
-      const half = usual() / 2;
-      const [x, y] = [view.x + view.w / 2, view.y + view.h / 2];
-      placing = [[x - half, y - half, x + half, y + half]];
-      note.textContent = "Draw a box round the cell, or click where it is; arrows move the box, Shift and arrows change its size, Enter places it.";
-    } else {
-      const [x0, y0, x1, y1] = cell.box;
-      placing = x1 - x0 >= y1 - y0 ? [[x0, y0, (x0 + x1) / 2, y1], [(x0 + x1) / 2, y0, x1, y1]] : [[x0, y0, x1, (y0 + y1) / 2], [x0, (y0 + y1) / 2, x1, y1]];
-      note.textContent = "Two cells instead of one: arrows move the border, Turn lays it the other way, or draw both boxes; Enter places them.";
-    }
+      const boxes = [...reading.cells.values()].map((one) => one.box);
+      const side = findUsualSide(boxes, Math.min(field.width, field.height) / 5);
+      placing = Placing.add(view.x + view.w / 2, view.y + view.h / 2, side);
+    } else placing = Placing.split(cell.box);
+    note.textContent =
+      kind === "add"
+        ? "Draw a box round the cell, or click where it is; arrows move the box, Shift and arrows change its size, Enter places it."
+        : "Two cells instead of one: arrows move the border, Turn lays it the other way, or draw both boxes; Enter places them.";
     say(note.textContent);
     show();
     canvas.focus();
   }
 
   function show() {
-    for (const one of [turns, places, leaves]) one.hidden = mode === null;
-    turns.hidden = mode !== "split";
-    note.hidden = mode === null;
-    canvas.classList.toggle("placing", mode !== null);
-    put(ghosts, ...placing.map(([x0, y0, x1, y1]) => svg("rect", { x: x0, y: y0, width: Math.max(x1 - x0, 1), height: Math.max(y1 - y0, 1), rx: 3 })));
+    for (const one of [places, leaves, note]) one.hidden = !placing;
+    turns.hidden = placing?.kind !== "split";
+    canvas.classList.toggle("placing", Boolean(placing));
+    put(
+      ghosts,
+      (placing?.boxes ?? []).map(([x0, y0, x1, y1]) =>
+        svg("rect", {
+          x: x0,
+          y: y0,
+          width: Math.max(x1 - x0, 1),
+          height: Math.max(y1 - y0, 1),
+          rx: 3,
+        }),
+      ),
+    );
   }
 
   function leave() {
-    mode = null;
-    placing = [];
+    placing = null;
     show();
   }
 
-  function isAcross() {
-    const [a, b] = placing;
-    return a[2] === b[0]; // side by side
-  }
-
-  function turnSplit() {
-    const [x0, y0, x1, y1] = review.cell().box;
-    const [mx, my] = [(x0 + x1) / 2, (y0 + y1) / 2];
-    placing = isAcross() ? [[x0, y0, x1, my], [x0, my, x1, y1]] : [[x0, y0, mx, y1], [mx, y0, x1, y1]];
+  function turn() {
+    placing.turn();
     show();
     canvas.focus();
   }
 
-  function shift(dx, dy, grow) {
-    if (mode === "add") {
-      const [x0, y0, x1, y1] = placing[0];
-      placing = grow ? [[x0 - dx / 2, y0 - dy / 2, x1 + dx / 2, y1 + dy / 2]] : [[x0 + dx, y0 + dy, x1 + dx, y1 + dy]];
-      if (placing[0][2] - placing[0][0] < 6 || placing[0][3] - placing[0][1] < 6) placing = [[x0, y0, x1, y1]];
-    } else if (!drawn) {
-      const [a, b] = placing;
-      const across = isAcross();
-      const at = across ? Math.min(Math.max(a[2] + dx, a[0] + 6), b[2] - 6) : Math.min(Math.max(a[3] + dy, a[1] + 6), b[3] - 6);
-      placing = across ? [[a[0], a[1], at, a[3]], [at, b[1], b[2], b[3]]] : [[a[0], a[1], a[2], at], [b[0], at, b[2], b[3]]];
-    }
-    show();
-  }
-
-  const clip = ([x0, y0, x1, y1]) => [Math.max(0, x0), Math.max(0, y0), Math.min(field.width, x1), Math.min(field.height, y1)].map((side) => Math.round(side * 10) / 10);
-
   async function commit() {
-    const boxesNow = placing.map(clip);
-    const kind = mode;
+    if (committing) return; // Enter was pressed twice
+    committing = true;
     const known = new Set(reading.cells.keys());
-    const cells = kind === "add"
-      ? await review.make("add", [], { field: field.id, box: boxesNow[0] }, "Cell added")
-      : await review.make("split", [review.focused], { boxes: boxesNow }, "Cell split");
+    const boxes = placing.clip(field);
+    const cells =
+      placing.kind === "add"
+        ? await review.make("add", [], { field: field.id, box: boxes[0] }, "Cell added")
+        : await review.make("split", [review.focused], { boxes }, "Cell split");
+    committing = false;
     if (!cells) return;
     leave();
     const made = cells.find((cell) => !known.has(cell.id));
@@ -247,13 +316,18 @@ export function makeFields(review) {
 
   // --- pointer and wheel -----------------------------------------------------------------------
 
-  const spot = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse());
+  const spot = (event) =>
+    new DOMPoint(event.clientX, event.clientY).matrixTransform(canvas.getScreenCTM().inverse());
 
-  canvas.addEventListener("wheel", (event) => {
-    if (!field) return;
-    event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 400), spot(event));
-  }, { passive: false });
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      if (!field || (event.deltaY > 0 && view.w >= field.width)) return; // nothing farther: the page scrolls
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY / 400), spot(event));
+    },
+    { passive: false },
+  );
 
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || !field) return;
@@ -262,35 +336,32 @@ export function makeFields(review) {
     const start = { ...view };
     let moved = false;
     const move = (now) => {
-      if (!moved && Math.abs(now.clientX - screen[0]) + Math.abs(now.clientY - screen[1]) < 5) return;
+      if (!moved && Math.abs(now.clientX - screen[0]) + Math.abs(now.clientY - screen[1]) < 5)
+        return;
       moved = true;
-      if (mode) {
-        const to = spot(now);
-        const box = [Math.min(from.x, to.x), Math.min(from.y, to.y), Math.max(from.x, to.x), Math.max(from.y, to.y)];
-        if (mode === "add") placing = [box];
-        else placing[drawn % 2] = box;
+      if (placing) {
+        placing.draw(from, spot(now));
         show();
       } else {
         const unit = start.w / canvas.clientWidth;
-        view = { ...start, x: start.x - (now.clientX - screen[0]) * unit, y: start.y - (now.clientY - screen[1]) * unit };
+        view = {
+          ...start,
+          x: start.x - (now.clientX - screen[0]) * unit,
+          y: start.y - (now.clientY - screen[1]) * unit,
+        };
         hold();
       }
     };
     const up = (now) => {
       canvas.removeEventListener("pointermove", move);
       if (now.type === "pointercancel") return;
-      if (mode && moved) {
-        drawn += 1;
-        if (mode === "add") commit();
-      } else if (mode === "add") {
-        const [x0, y0, x1, y1] = placing[0];
-        shift(from.x - (x0 + x1) / 2, from.y - (y0 + y1) / 2);
-      } else if (mode === "split" && !drawn) {
-        const [a] = placing;
-        shift(from.x - a[2], from.y - a[3]);
-      }
+      if (!placing) return;
+      if (moved) placing.draw(from, spot(now), true);
+      else placing.moveTo(from.x, from.y);
+      show();
+      if (moved && placing.kind === "add") commit();
     };
-    if (mode || !event.target.closest("g.box")) {
+    if (placing || !event.target.closest("g.box")) {
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
       canvas.focus({ preventScroll: true });
@@ -305,26 +376,29 @@ export function makeFields(review) {
   function press(event) {
     const { key } = event;
     if (!field || event.ctrlKey || event.metaKey) return false;
-    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
-    if (mode) {
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      key
+    ];
+    if (placing) {
       const pressing = event.target.closest?.("button");
-      if (key === "Escape") return leave(), true;
-      if (key === "Enter" && !pressing) return commit(), true;
+      if (key === "Escape") return (leave(), true);
+      if (key === "Enter" && !pressing) return (commit(), true);
       if (step) {
         const far = view.w / 80;
-        shift(step[0] * far, step[1] * far * (event.shiftKey ? -1 : 1), event.shiftKey);
+        placing.shift(step[0] * far, step[1] * far * (event.shiftKey ? -1 : 1), event.shiftKey);
+        show();
         return true;
       }
       return false;
     }
-    if (step) return pan((step[0] * view.w) / 10, (step[1] * view.h) / 10), true;
-    if (key === "+" || key === "=") return zoom(1.4), true;
-    if (key === "-") return zoom(1 / 1.4), true;
-    if (key === "0") return fit(), true;
+    if (step) return (pan((step[0] * view.w) / 10, (step[1] * view.h) / 10), true);
+    if (key === "+" || key === "=") return (zoom(1.4), true);
+    if (key === "-") return (zoom(1 / 1.4), true);
+    if (key === "0") return (fit(), true);
     if (key === "PageDown" || key === "PageUp") {
-      const whole = fields().filter((one) => !one.set_aside);
-      const at = whole.findIndex((one) => one.id === field.id) + (key === "PageDown" ? 1 : -1);
-      if (whole[at]) open(whole[at].id);
+      const there = fields().filter((one) => !one.set_aside);
+      const at = there.findIndex((one) => one.id === field.id) + (key === "PageDown" ? 1 : -1);
+      if (there[at]) open(there[at].id);
       return true;
     }
     return false;
@@ -346,7 +420,8 @@ export function makeFields(review) {
       look();
       scaleTexts();
       const chosen = boxes.querySelector(`[data-id="${review.focused}"]`);
-      if (!document.activeElement?.closest?.("#views, dialog")) (chosen ?? canvas).focus({ preventScroll: true });
+      if (!document.activeElement?.closest?.("#views, dialog"))
+        (chosen ?? canvas).focus({ preventScroll: true });
     },
     focus(id) {
       open(reading.cells.get(id).field);

@@ -13,7 +13,9 @@ export async function readDrop(transfer) {
 
 /** From a file or folder picker. */
 export function readPicked(input) {
-  return keep([...input.files].map((file) => ({ file, name: file.webkitRelativePath || file.name })));
+  return keep(
+    [...input.files].map((file) => ({ file, name: file.webkitRelativePath || file.name })),
+  );
 }
 
 function keep(found) {

@@ -1,7 +1,7 @@
 // Which view is shown. The address holds the whole state, so that a reload comes back to it.
 
-import { ask, button, el, entry, icon, notify, say } from "./elements.js";
-import { call, setLogIn } from "./service.js";
+import { ask, button, el, entry, notify } from "./elements.js";
+import { begin, call, end, isGuarded, setLogIn } from "./service.js";
 import { setShortcuts, hasShortcuts } from "./reader.js";
 import { openStart } from "./start.js";
 import { openUpload } from "./upload.js";
@@ -27,9 +27,10 @@ async function route() {
   shown = page;
   close();
   close = () => {};
-  const work = document.getElementById("work");
-  work.replaceChildren();
-  work.className = "";
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("");
+  // A room of its own for each page: what a slower one brings later lands in none that is shown.
+  const work = el("div", { class: "room" });
+  document.getElementById("work").replaceChildren(work);
   document.getElementById("where").replaceChildren();
   document.getElementById("views").replaceChildren();
   document.getElementById("views").hidden = true;
@@ -40,6 +41,7 @@ async function route() {
     else closing?.();
   } catch (error) {
     if (shown !== page) return;
+    work.className = "room";
     work.replaceChildren(
       el(
         "section",
@@ -63,12 +65,16 @@ function match(hash) {
 
 /** A small form, when the service wants a token. */
 async function logIn() {
-  const { whole, input } = entry("Token", { type: "password", autocomplete: "current-password", required: true }, "It was given to whoever started the service.");
+  const { whole, input } = entry(
+    "Token",
+    { type: "password", autocomplete: "current-password", required: true },
+    "It was given to whoever started the service.",
+  );
   const done = await ask("Log in", whole, {
     yes: "Log in",
     no: "",
     check: async () => {
-      await call("POST", "session", { body: { token: input.value }, anonymous: true });
+      await begin(input.value);
     },
   });
   if (!done) return logIn();
@@ -77,7 +83,8 @@ async function logIn() {
 
 async function showModel() {
   const model = await call("GET", "model");
-  document.getElementById("model").textContent = `Model ${model.architecture ?? ""} ${String(model.id ?? "").slice(0, 12)} · Leuko ${model.leuko ?? ""}`;
+  document.getElementById("model").textContent =
+    `Model ${model.architecture ?? ""} ${String(model.id ?? "").slice(0, 12)} · Leuko ${model.leuko ?? ""}`;
 }
 
 function showKeys() {
@@ -90,7 +97,15 @@ function showKeys() {
       "div",
       {},
       describeKeys(),
-      el("div", { class: "check" }, box, el("label", { for: "shortcuts", text: "Single letters are commands while the cells have the focus" })),
+      el(
+        "div",
+        { class: "check" },
+        box,
+        el("label", {
+          for: "shortcuts",
+          text: "Single letters are commands while the cells have the focus",
+        }),
+      ),
     ),
     { yes: "Close", no: "", wide: true },
   );
@@ -109,7 +124,22 @@ document.getElementById("skip").addEventListener("click", (event) => {
   const first = document.querySelector('#work [tabindex="0"]') ?? document.getElementById("work");
   first.focus();
 });
+/** Only where a token is needed there is something to leave. */
+async function showLogOut() {
+  if (!(await isGuarded())) return;
+  const leave = button(
+    "Log out",
+    async () => {
+      await end();
+      location.reload();
+    },
+    { kind: "plain small" },
+  );
+  document.querySelector(".tools").append(leave);
+}
+
 window.addEventListener("hashchange", route);
 setLogIn(logIn);
 showModel().catch((error) => notify(error.message, { kind: "bad", id: "model" }));
+showLogOut();
 route();

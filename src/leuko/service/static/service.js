@@ -1,12 +1,16 @@
 // Talks to the service. Knows its addresses and errors; knows nothing of what is shown.
 
 const BASE = "api/v1";
+const STARTING = ["starting", "busy"]; // it will answer in a moment
 let logIn = null;
 
 /** What the service refused, in its own words. `status` is 0 when it didn't answer at all. */
 export class Refusal extends Error {
   constructor(status, body) {
-    super(body?.error?.message ?? (status ? `The service answered with ${status}.` : "The service doesn't answer."));
+    super(
+      body?.error?.message ??
+        (status ? `The service answered with ${status}.` : "The service doesn't answer."),
+    );
     this.status = status;
     this.code = body?.error?.code ?? "";
     this.body = body ?? {};
@@ -24,7 +28,7 @@ export function address(path) {
 }
 
 /** One request; retried after a log-in. Returns the JSON, or null. */
-export async function call(method, path, { body, signal, anonymous = false } = {}) {
+export async function call(method, path, { body, signal } = {}) {
   for (;;) {
     let response;
     try {
@@ -40,13 +44,41 @@ export async function call(method, path, { body, signal, anonymous = false } = {
       throw new Refusal(0);
     }
     const answer = await response.json().catch(() => null);
-    if (response.status === 401 && logIn && !anonymous) {
+    if (response.status === 401 && logIn) {
       await logIn();
+      continue;
+    }
+    if (response.status === 503 && STARTING.includes(answer?.error?.code) && !signal?.aborted) {
+      await sleep(Math.min(Number(response.headers.get("Retry-After")) || 1, 5));
       continue;
     }
     if (!response.ok) throw new Refusal(response.status, answer);
     return answer;
   }
+}
+
+/** Shows the token; the service answers with a cookie. */
+export async function begin(token) {
+  const response = await fetch("session", {
+    method: "POST",
+    credentials: "same-origin",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ token }),
+  }).catch(() => {
+    throw new Refusal(0);
+  });
+  if (!response.ok) throw new Refusal(response.status, await response.json().catch(() => null));
+}
+
+/** Whether this service wants a token at all. */
+export async function isGuarded() {
+  const response = await fetch("session").catch(() => null);
+  return Boolean(response?.ok && (await response.json()).needed);
+}
+
+/** Takes the cookie back. */
+export async function end() {
+  await fetch("session", { method: "DELETE", credentials: "same-origin" });
 }
 
 /** Sends one file. `progress` hears a fraction, then null while the machine looks at it. */
@@ -58,7 +90,9 @@ export function send(path, file, { name, key, progress, signal }) {
     request.open("POST", address(path));
     request.setRequestHeader("Idempotency-Key", key);
     request.responseType = "json";
-    request.upload.addEventListener("progress", (event) => progress(event.total ? event.loaded / event.total : 0));
+    request.upload.addEventListener("progress", (event) =>
+      progress(event.total ? event.loaded / event.total : 0),
+    );
     request.upload.addEventListener("load", () => progress(null));
     request.addEventListener("load", () => {
       if (request.status >= 200 && request.status < 300) return resolve(request.response);

@@ -16,11 +16,18 @@ export function handOver(slide, files) {
 export async function openUpload(work, sid, rid) {
   const slide = await call("GET", `slides/${sid}`);
   document.title = `Images · ${slide.name} · Leuko`;
-  const list = el("ul", { class: "files", "aria-label": "Images" });
+  const list = el("ul", { class: "files", "aria-label": "Images", tabindex: 0 });
   const sum = el("p", { class: "big", role: "status" });
   const bar = el("progress", { "aria-label": "All images", max: 1, value: 0 });
-  const stop = button("Cancel the rest", () => jobs.forEach((job) => job.cancel()), { icon: "close" });
-  const go = el("a", { class: "button strong", href: `#/slides/${sid}/${rid}/gallery` }, el("span", { text: "Review the cells" }), icon("next"));
+  const stop = button("Cancel the rest", () => jobs.forEach((job) => job.cancel()), {
+    icon: "close",
+  });
+  const go = el(
+    "a",
+    { class: "button strong", href: `#/slides/${sid}/${rid}/gallery` },
+    el("span", { text: "Review the cells" }),
+    icon("next"),
+  );
   const jobs = [];
   let running = 0;
   let cells = 0;
@@ -89,7 +96,10 @@ export async function openUpload(work, sid, rid) {
       el("div", { class: "row" }, go, stop),
       list,
       makeDrop(take, { compact: true }),
-      el("p", { class: "hint", text: "An image that has arrived is safe. If you close the page before the rest has arrived, drop those again: the same image is never counted twice." }),
+      el("p", {
+        class: "hint",
+        text: "An image that has arrived is safe. If you close the page before the rest has arrived, drop those again: the same image is never counted twice.",
+      }),
     ),
   );
   const files = waiting.get(sid) ?? [];
@@ -106,9 +116,21 @@ export async function openUpload(work, sid, rid) {
 function makeJob(name, refresh) {
   const bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${name}` });
   const note = el("span", { class: "note", text: "waits" });
-  const cancel = button("", () => job.cancel(), { icon: "close", kind: "plain icon-only", label: `Cancel ${name}` });
+  const cancel = button("", () => job.cancel(), {
+    icon: "close",
+    kind: "plain icon-only",
+    label: `Cancel ${name}`,
+  });
   const job = {
-    name, bar, note, cancelButton: cancel, state: "waits", ended: false, sent: 0, abort: new AbortController(), key: makeId(),
+    name,
+    bar,
+    note,
+    cancelButton: cancel,
+    state: "waits",
+    ended: false,
+    sent: 0,
+    abort: new AbortController(),
+    key: makeId(),
     row: el("li", {}, el("span", { class: "file", text: name }), bar, note, cancel),
     cancel() {
       if (job.ended) return;
@@ -130,7 +152,8 @@ function end(job, state, text) {
 }
 
 function settle(job, field) {
-  if (field.set_aside) end(job, "aside", `set aside: ${field.set_aside.detail || field.set_aside.reason}`);
+  if (field.set_aside)
+    end(job, "aside", `set aside: ${field.set_aside.detail || field.set_aside.reason}`);
   else end(job, "done", field.cells.length ? plural(field.cells.length, "cell") : "no leukocyte");
 }
 
@@ -146,7 +169,12 @@ async function deliver(job, sid, refresh) {
   };
   for (let attempt = 0; ; attempt += 1) {
     try {
-      const field = await send(`slides/${sid}/fields`, job.file, { name: job.name, key: job.key, progress, signal: job.abort.signal });
+      const field = await send(`slides/${sid}/fields`, job.file, {
+        name: job.name,
+        key: job.key,
+        progress,
+        signal: job.abort.signal,
+      });
       settle(job, field);
       return field;
     } catch (error) {
@@ -165,8 +193,9 @@ async function deliver(job, sid, refresh) {
         end(job, "cancelled", "cancelled");
         return null;
       }
-      if (error.status === 409) end(job, "done", `is here already${error.body.field?.name ? ` as ${error.body.field.name}` : ""}`);
-      else end(job, "aside", `set aside: ${error.message}`);
+      if (error.code === "same_file") {
+        end(job, "done", `is here already as ${error.body.error.name}`);
+      } else end(job, "aside", `set aside: ${error.message}`);
       return null;
     }
   }
