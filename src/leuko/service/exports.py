@@ -139,7 +139,7 @@ def write_set(store: Store, slide: Mapping[str, Any], reading: Reading) -> bytes
         for cell, picture in _cut_all(store, slide["id"], known):
             name = f"cell-{cell.id:06d}.jpg"  # beside the table: folders would be taken for classes
             package.writestr(name, encode_jpeg(picture, QUALITY))
-            writer.writerow([name, defuse(cell.label), f"slide-{slide['id']}-field-{cell.field}"])
+            writer.writerow([name, cell.label, f"slide-{slide['id']}-field-{cell.field}"])
         package.writestr("labels.csv", table.getvalue())
     return out.getvalue()
 
