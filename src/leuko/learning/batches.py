@@ -315,3 +315,15 @@ def turn_views(cells: NDArray[np.uint8], views: int) -> Iterator[NDArray[np.uint
     for mirrored in (cells, cells[:, :, ::-1]):
         for turns in range(4):
             yield np.ascontiguousarray(np.rot90(mirrored, turns, axes=(1, 2)))
+
+
+def turn_back(maps: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+    """Lays what was computed for one view on the cells as they are.
+
+    Args:
+        maps: (B, h, w), one for each cell of the view.
+        number: Which of the views that `turn_views` yields, from 0.
+    """
+    mirrored, turns = divmod(number, 4)
+    upright = np.rot90(maps, -turns, axes=(1, 2))
+    return np.ascontiguousarray(upright[:, :, ::-1] if mirrored else upright)

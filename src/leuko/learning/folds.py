@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 from leuko.engine import keep_freed_memory
 from leuko.learning.fit import Epoch, FitSettings
 from leuko.storage import write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAPS = "maps.npz"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class FoldJob:
         training: File of the run with the pictures for training; its rows are those of
             ``cells.npz``, in which the test pictures are.
         half: Whether the weights are rounded to half precision before the test.
+        explained: For how many of the test pictures, evenly spaced, a map of what the answer
+            rests on stays in the job's folder.
     """
 
     run: Path
@@ -59,6 +66,7 @@ class FoldJob:
     part: str = "fits"
     training: str = "cells.npz"
     half: bool = False
+    explained: int = 0
 
     @property
     def folder(self) -> Path:
@@ -161,6 +169,9 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
 
         tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
         write_atomically(job.folder / "weights.safetensors", lambda p: save_file(tensors, p))
+    if job.explained:
+        send(None)
+        _write_maps(job, network, tested, probabilities)
     result = FoldResult(probabilities, history, count_parameters(network), flops)
     _write_result(job, result)
     checkpoint.unlink(missing_ok=True)
@@ -185,6 +196,41 @@ def read_result(job: FoldJob) -> FoldResult | None:
         parameters=facts["parameters"],
         flops=facts["flops"],
     )
+
+
+def read_maps(job: FoldJob) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    """What a finished job explained.
+
+    Returns:
+        Indices (M,) into the job's `test`; maps (M, h, w) of the class that was answered, see
+        `leuko.learning.attention.explain`. None where the network has no map.
+    """
+    path = job.folder / MAPS
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return file["rows"], file["maps"]
+
+
+def _write_maps(
+    job: FoldJob,
+    network: nn.Module,
+    tested: NDArray[np.uint8],
+    probabilities: NDArray[np.float64],
+) -> None:
+    from leuko.learning.attention import explain
+
+    rows = np.unique(np.linspace(0, len(tested) - 1, min(job.explained, len(tested))).astype(int))
+    answers = probabilities[rows].argmax(axis=1)
+    maps = explain(network, tested[rows], answers, views=job.settings.views)
+    if maps is None:
+        return
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, rows=rows, maps=maps)
+
+    write_atomically(job.folder / MAPS, save)
 
 
 def _write_result(job: FoldJob, result: FoldResult) -> None:
