@@ -13,8 +13,6 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from fhir.resources.R4B.bundle import Bundle
 from pypdf import PdfReader
 from starlette.testclient import TestClient
@@ -23,9 +21,8 @@ import leuko
 from leuko.data.drawing import draw_field
 from leuko.data.image import decode_image, encode_jpeg
 from leuko.data.sources import scan
+from leuko.service.app import create_app
 from leuko.service.exports import WINDOW, cut_window
-from leuko.service.refusals import Refusal
-from leuko.service.slides import make_router
 from leuko.service.store import Store
 
 FORMULA = "=1+1"
@@ -34,12 +31,8 @@ FORMULA = "=1+1"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     store = Store.open(tmp_path_factory.mktemp("store") / "leuko.db")
-    app = FastAPI()
-    app.add_exception_handler(Refusal, lambda _, e: JSONResponse(e.to_json(), e.status))
-    app.include_router(make_router(store, leuko.load()))
-    with TestClient(app) as opened:
+    with TestClient(create_app(leuko.load(), store), base_url="http://127.0.0.1") as opened:
         yield opened
-    store.close()
 
 
 @pytest.fixture(scope="module")

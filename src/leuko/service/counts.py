@@ -79,6 +79,7 @@ def _describe(slide: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "slide": slide["name"],
         "target": slide["target"],
+        "pictures": sum(field["set_aside"] is None for field in fields),
         "set_aside": [
             (field["name"], field["set_aside"]["reason"]) for field in fields if field["set_aside"]
         ],

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Response, UploadFile
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from leuko.service import shelf, signatures
 from leuko.service.examination import answer, examine, reencode
+from leuko.service.examples import describe_upload
 from leuko.service.exports import add_exports
 from leuko.service.readings import add_readings
 from leuko.service.records import LONGEST_NAME, clean_text
 from leuko.service.refusals import Refusal
 from leuko.service.store import Store
+from leuko.service.uploads import receive_files
 from leuko.service.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -100,19 +102,22 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
     def delete_images(sid: int, by: Annotated[str, Query(max_length=1000)] = "") -> None:
         signatures.delete_images_now(store, sid, by=by)
 
-    @router.post("/slides/{sid}/fields", status_code=201, summary="Add one image")
+    @router.post(
+        "/slides/{sid}/fields", status_code=201, summary="Add one image",
+        openapi_extra=describe_upload("file", 1),
+    )  # fmt: skip
     async def add_field(
+        request: Request,
         sid: int,
-        file: UploadFile,
         idempotency_key: Annotated[str | None, Header(max_length=100)] = None,
     ) -> dict[str, Any]:
-        data = await file.read()
+        settings = request.app.state.parts.settings
+        file = (await receive_files(request, settings, field="file", most=1))[0]
+        data = file.data
         there = await to_thread.run_sync(partial(_find_repeated, store, sid, idempotency_key, data))
         if there is None:
             choose = partial(shelf.measure_scale, store, sid)
-            draft = await to_thread.run_sync(
-                partial(examine, bundle, data, file.filename or "", choose)
-            )
+            draft = await to_thread.run_sync(partial(examine, bundle, data, file.name, choose))
             picture = (
                 draft if isinstance(draft, shelf.Picture)
                 else await turn(partial(answer, bundle, draft))

@@ -14,11 +14,13 @@ Knows transactions; what is in them is said in `leuko.service.shelf` and `review
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, select
@@ -174,7 +176,7 @@ def _connect(given: str | os.PathLike[str] | None) -> Engine:
         text = f"sqlite:///{text}"
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StoreError(
             "The store's URL can't be understood; expected a path, sqlite:///PATH or "
             "postgresql://USER:PASSWORD@HOST/DATABASE."
@@ -217,10 +219,17 @@ def _connect_sqlite(path: str | None) -> Engine:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself
-    for setting in (
-        "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON",
-    ):  # fmt: skip
+    for setting in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {setting}").fetchall()
+    end = monotonic() + WAIT
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        except sqlite3.OperationalError as error:
+            # Of two processes that open a new file, this one is told "locked" without any waiting.
+            if "locked" not in str(error) or monotonic() > end:
+                raise
+            sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:
