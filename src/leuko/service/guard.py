@@ -36,6 +36,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+LONGEST_HEAD = 1 << 15  # bytes
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # What tells nothing of anybody: the page itself, whether the process lives, and the log-in.
 OPEN = ("/live", "/ready", "/session")
@@ -109,6 +110,8 @@ class Guard:
             check_origin(headers)
         if self._settings.token is not None and scope["path"].startswith(CLOSED):
             self._check_token(headers)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEAD:
+            raise Refusal(431, "head", f"The head of the request is above {LONGEST_HEAD} bytes.")
         if exchange.declared > exchange.limit:
             raise too_large(exchange.limit)
 

@@ -28,13 +28,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from leuko.errors import SettingsError
 from leuko.service.app import create_app, join, stop
+from leuko.service.guard import LONGEST_HEAD
 from leuko.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from leuko.service.store import Store
     from leuko.use.predictor import Predictor
 
-LONGEST_HEAD = 1 << 15  # bytes
 TICKS = 5  # of 0.1 s, between sweeps
 LINGER_SECONDS, LINGER_BYTES = 5.0, 1 << 30
 KEEP_ALIVE = 5  # s without a request
