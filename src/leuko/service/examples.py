@@ -55,7 +55,9 @@ ERROR = {
 
 def show_errors(*statuses: int) -> Answers:
     """Descriptions of refusals for a route: these, and those that every route may give."""
-    return {status: _show_error(status) for status in sorted({*statuses, 400, 401, 403, 408, 431, 500})}
+    return {
+        status: _show_error(status) for status in sorted({*statuses, 400, 401, 403, 408, 431, 500})
+    }
 
 
 def show_answer(text: str, example: Any, schema: dict[str, Any] | None = None) -> dict[str, Any]:

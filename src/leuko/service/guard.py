@@ -270,6 +270,9 @@ def check_origin(headers: Mapping[str, str]) -> None:
 
 def split_host(host: str) -> str:
     """The name or address in a Host header, without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or (port.endswith("]") and name):  # an IPv6 address has colons of its own
+        name, port = host.lower(), ""
+    if not (port == "" or port.isdecimal()):
+        return host
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name

@@ -72,7 +72,7 @@ async def receive_files(
         form = await parser.parse()
         if not parser.ended:  # a part without its end would be left out in silence
             await form.close()
-            raise MultiPartException("the body ends before its last boundary.")  # noqa: TRY301
+            raise MultiPartException("the body ends before its last boundary.")
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise Refusal(
