@@ -100,8 +100,7 @@ def draw_halves(found: Evaluation, temperature: float, coverage: float) -> list[
     """Twenty times: calibrate on a half of the groups, test on the other."""
     classes = found.results["bundle"]["classes"]
     y = np.array([classes.index(t) for t in found.truth], np.int64)
-    p = np.array([a.probabilities for a in found.answers], np.float64)
-    raw = apply_temperature(p, 1 / temperature)  # the bundle's temperature undone
+    raw = apply_temperature(found.probabilities, 1 / temperature)  # the bundle's temperature undone
     names = sorted(set(found.groups))
     place = {group: i for i, group in enumerate(names)}
     group_of = np.array([place[g] for g in found.groups])

@@ -145,7 +145,7 @@ def test_the_numbers_are_those_of_the_bundle_on_the_pictures_of_training(
     expected, _ = model.bundle.answer(cells)
     found = evaluate(model, data, groups="given")
     assert [a.image for a in found.answers] == names
-    assert np.array([a.probabilities for a in found.answers]).tobytes() == expected.tobytes()
+    assert found.probabilities.tobytes() == expected.tobytes()
     pictures = model.predict(data)  # and so does prediction, with its states
     assert [(a.image, a.probabilities, a.state) for a in pictures] == [
         (a.image, a.probabilities, a.state) for a in found.answers

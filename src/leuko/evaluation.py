@@ -29,6 +29,7 @@ from leuko.data.sources import scan
 from leuko.data.vocabulary import Naming, Vocabulary, match_classes, parse_naming
 from leuko.engine import count_cores, refuse_in_worker
 from leuko.errors import DataError, UnknownNameError, suggest
+from leuko.judgement.calibration import find_sets
 from leuko.judgement.evaluation import (
     FORCED,
     Answers,
@@ -43,8 +44,8 @@ from leuko.learning.seen import Seen, find_seen_by
 from leuko.plan import find_name
 from leuko.run import check_run_folder, describe_environment, make_run_folder
 from leuko.storage import write_atomically
-from leuko.use.answers import REJECTED, Answer, write_table
-from leuko.use.predictor import CERTAIN, NO_CELL, Predictor, load
+from leuko.use.answers import Answer, write_table
+from leuko.use.predictor import CERTAIN, Predictor, load
 from leuko.watcher import Watcher
 
 MODEL = "model"  # the bundle's name in a map of classes
@@ -60,7 +61,8 @@ class Evaluation:
 
     Attributes:
         results: As in ``evaluation.json``.
-        answers: One per image that was answered, as `leuko.load` would give it.
+        answers: One per image, N of them, as `leuko.load` would give it.
+        probabilities: (N, K), calibrated, of the model's own classes; of rejected cells too.
         truth: What each shows, in the words common to the set and the model.
         said: The likeliest class of each in the same words.
         groups: Its group.
@@ -70,6 +72,7 @@ class Evaluation:
 
     results: dict[str, Any]
     answers: tuple[Answer, ...]
+    probabilities: NDArray[np.float64]
     truth: tuple[str, ...]
     said: tuple[str, ...]
     groups: tuple[str, ...]
@@ -257,15 +260,16 @@ def _judge(
         pl.col("image").is_in(list(found.labels)) & pl.col("label").is_not_null()
     )
     cells = _cut(model, found.manifest.with_table(table), watcher)
-    answers = _answer(model, cells, watcher)
+    answers, probabilities = _answer(model, cells, watcher)
     group_of = dict(grouped.table.select("image", "group").iter_rows())
     own = tuple(group_of[cell.image] for cell in cells)
     truth = tuple(found.named[found.labels[cell.image]] for cell in cells)
     watcher.say("judging")
     classes, columns = _join_classes(model, found.vocabulary)
     known = np.array([t in classes for t in truth])
-    arranged = _arrange(model, answers, truth, own, classes, columns)
+    arranged = _arrange(model, answers, probabilities, truth, own, classes, columns)
     judged = arranged.pick(known)
+    said = tuple(classes[k] for k in arranged.probabilities.argmax(axis=1))
     decision = model.bundle.facts.decision
     calibrated = None
     if decision.cells is not None and len(classes) == len(model.classes):
@@ -282,14 +286,13 @@ def _judge(
         else None,
         "common": common,
         "absent": [c for c in classes if c not in common],
-        "unknown": _tell_unknown(answers, truth, classes),
+        "unknown": _tell_unknown(answers, said, truth, classes),
         "names": found.named,
         "seen": _tell_seen(model, seen, found, grouped, cells, judged, known, seed),
         "seed": seed,
     }  # fmt: skip
     results["warnings"] = _warn(results)
-    said = tuple(classes[k] for k in arranged.probabilities.argmax(axis=1))
-    return Evaluation(results, tuple(answers), truth, said, own, tuple(cells))
+    return Evaluation(results, tuple(answers), probabilities, truth, said, own, tuple(cells))
 
 
 def _cut(model: Predictor, manifest: Manifest, watcher: Watcher) -> list[Cell]:
@@ -300,19 +303,21 @@ def _cut(model: Predictor, manifest: Manifest, watcher: Watcher) -> list[Cell]:
     )  # fmt: skip
 
 
-def _answer(model: Predictor, cells: Sequence[Cell], watcher: Watcher) -> list[Answer]:
-    """The predictor's answers; a cell that isn't there is rejected, as the predictor does."""
+def _answer(
+    model: Predictor, cells: Sequence[Cell], watcher: Watcher
+) -> tuple[list[Answer], NDArray[np.float64]]:
+    """The predictor's answers, and probabilities (N, K) of every cell, rejected or not."""
     answers: list[Answer] = []
+    parts: list[NDArray[np.float64]] = []
     for start in range(0, len(cells), PART):
         part = cells[start : start + PART]
-        answers += model.answer_cells(
+        found, p = model.answer_cells(
             [c.image for c in part], [c.leukocyte for c in part], [c.pixels for c in part]
         )
+        answers += found
+        parts.append(p)
         watcher.count("cells answered", len(answers), len(cells))
-    return [
-        replace(answer, state=REJECTED, reason=NO_CELL) if cell.leukocyte.score <= 0 else answer
-        for answer, cell in zip(answers, cells, strict=True)
-    ]
+    return answers, np.concatenate(parts)
 
 
 def _join_classes(
@@ -329,17 +334,17 @@ def _join_classes(
 def _arrange(
     model: Predictor,
     answers: Sequence[Answer],
+    p: NDArray[np.float64],
     truth: Sequence[str],
     groups: Sequence[str],
     classes: Sequence[str],
     columns: NDArray[np.float64],
 ) -> Answers:
     """Answers as arrays; the truth is 0 where the model doesn't know the class."""
-    p = np.array([answer.probabilities for answer in answers], np.float64)
     number = {c: k for k, c in enumerate(classes)}
-    sets = None
-    if model.bundle.facts.decision.thresholds is not None:
-        inside = np.array([[c in answer.set for c in model.classes] for answer in answers])
+    thresholds, sets = model.bundle.facts.decision.thresholds, None
+    if thresholds is not None:
+        inside = find_sets(p, np.array([thresholds[c] for c in model.classes]))
         sets = inside.astype(np.float64) @ columns > 0
     one_to_one = columns.shape[0] == columns.shape[1]
     return Answers(
@@ -385,16 +390,16 @@ def _describe_data(
 
 
 def _tell_unknown(
-    answers: Sequence[Answer], truth: Sequence[str], classes: Sequence[str]
+    answers: Sequence[Answer], said: Sequence[str], truth: Sequence[str], classes: Sequence[str]
 ) -> dict[str, Any]:
     """What was said of cells whose class the model doesn't know; no answer can be right."""
     told: dict[str, Any] = {}
     for name in sorted(set(truth) - set(classes)):
-        own = [a for a, t in zip(answers, truth, strict=True) if t == name]
+        own = [i for i, t in enumerate(truth) if t == name]
         told[name] = {
             "n": len(own),
-            "states": dict(Counter(a.state for a in own).most_common()),
-            "answers": dict(Counter(str(a.label) for a in own).most_common()),
+            "states": dict(Counter(answers[i].state for i in own).most_common()),
+            "answers": dict(Counter(said[i] for i in own).most_common()),
         }
     return told
 
@@ -485,10 +490,9 @@ def _write(evaluation: Evaluation, grouped: Manifest, command: list[str]) -> Non
     write_manifest(grouped, folder / "manifest.parquet")
     write_atomically(folder / "answers.csv", evaluation.to_csv())
     write_atomically(folder / "evaluation.json", facts + "\n")
-    shown = [
-        Shown(a.image, truth, said, a.probability or 0.0, a.state, cell.pixels)
-        for a, truth, said, cell in zip(
-            evaluation.answers, evaluation.truth, evaluation.said, evaluation.cells, strict=True
-        )
-    ]
+    columns = zip(
+        evaluation.answers, evaluation.probabilities, evaluation.truth, evaluation.said,
+        evaluation.cells, strict=True,
+    )  # fmt: skip
+    shown = [Shown(a.image, t, s, float(p.max()), a.state, c.pixels) for a, p, t, s, c in columns]
     write_evaluation_page(folder, evaluation.results, shown, environment)

@@ -243,7 +243,7 @@ def train(
     except KeyboardInterrupt:
         console.advise()
         raise
-    console.concludeTRAINING(bundle)
+    console.conclude_training(bundle)
     if as_json:
         sys.stdout.write(json.dumps(bundle.facts.to_json(), indent=1) + "\n")
     return 0

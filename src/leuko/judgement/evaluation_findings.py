@@ -13,7 +13,6 @@ from leuko.judgement.findings import (
     FEW,
     listing,
     percent,
-    points,
     quantity,
     triple,
     with_limits,
@@ -106,8 +105,7 @@ def _tell_order(results: Mapping[str, Any]) -> str:
     return (
         f"{told} Looking at states first is {word} for that than the highest probability alone "
         f"(AURC {risk[OWN]['aurc']['value']:.4f} against {risk[PLAIN]['aurc']['value']:.4f}; "
-        f"difference {points(gap['value'])}, 95 % interval {points(gap['low'])} to "
-        f"{points(gap['high'])} points)."
+        f"difference {gap['value']:+.4f}, 95 % interval {gap['low']:+.4f} to {gap['high']:+.4f})."
     )
 
 

@@ -55,7 +55,7 @@ def draw_risk(
     axes.set_ylabel("wrong among them, %")
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.grid()
-    axes.legend(frameon=False, fontsize=6.8, loc="upper left", bbox_to_anchor=(0, 0.93))
+    axes.legend(frameon=False, fontsize=6.8, loc="center left", bbox_to_anchor=(0, 0.6))
     return figure
 
 
@@ -90,7 +90,7 @@ def draw_classes(per_class: Mapping[str, Mapping[str, Any]], coverage: Mapping[s
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlim(right=101)
+        axes.set_xlim(max(0.0, axes.dataLim.x0 - 1), 101)
     return figure
 
 

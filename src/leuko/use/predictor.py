@@ -142,18 +142,27 @@ class Predictor:
 
     def answer_cells(
         self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
-    ) -> list[Answer]:
+    ) -> tuple[list[Answer], NDArray[np.float64]]:
         """Answers for cells that were cut out elsewhere, one of each picture.
 
         Args:
-            images: N names.
+            images: N names, one at least.
             leukocytes: What was cut around, N.
             cells: N pictures (S, S, 3), as ``preprocessing.cut`` of the bundle cuts them.
+
+        Returns:
+            N answers as `predict` gives them, and calibrated probabilities (N, K), of what is
+            rejected too.
         """
-        items = [Item(name, None) for name in images]
-        ready = [[_Found(*one)] for one in zip(leukocytes, cells, strict=True)]
-        answered = self._answer(items, ready)
-        return [one[0] for one in answered if not isinstance(one, SetAside)]
+        probabilities, _ = self.bundle.answer(np.stack(cells))
+        rows = zip(images, leukocytes, probabilities, strict=True)
+        answers = [
+            self._describe(image, 1, cell, p)
+            if cell.score > 0
+            else Answer(image, state=REJECTED, reason=NO_CELL)
+            for image, cell, p in rows
+        ]
+        return answers, probabilities
 
     def _measure_scales(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> Scales:
         """One scale for each size of pictures; a picture that can't be read has no say."""
