@@ -71,7 +71,7 @@ def judge_attention(
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     write_atomically(run / MAPS, save)
-    masks = np.stack([mask_cells(row, GRID) for row in boxes])
+    masks = np.stack([mask_cells(row.tolist(), GRID) for row in boxes])
     judged = {}
     for model, (rows, heat) in maps.items():
         seen = masks[places[model]].any(axis=(1, 2))
