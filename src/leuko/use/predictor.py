@@ -26,7 +26,6 @@ from leuko.data.leukocytes import (
     find_leukocytes,
     is_cut_out,
 )
-from leuko.data.portraits import describe_cell
 from leuko.data.scales import sample_sizes
 from leuko.engine import count_cores
 from leuko.errors import BundleError, ImageError
@@ -247,7 +246,11 @@ class Predictor:
         return _Found(cell, pixels, self._portray(pixels))
 
     def _portray(self, pixels: Pixels) -> NDArray[np.float32] | None:
-        return None if self.bundle.reference is None else describe_cell(pixels)
+        if self.bundle.reference is None:
+            return None
+        from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+        return describe_cell(pixels)
 
     def _score(
         self,
