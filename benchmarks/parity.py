@@ -5,8 +5,7 @@
 Three families: EfficientNet is the bundle that ships, ResNet-18 and AlexNet are the shipped starts,
 bundled as `leuko.train` does it, with one view, so that no mean hides a difference. The pictures
 are real: single cells of PBC, evenly spread, and whole fields of the Kaggle set. Everything begins
-at the bytes of the files. Writes
-`results/parity.md`.
+at the bytes of the files. Writes `results/parity.md`.
 """
 
 from __future__ import annotations
