@@ -309,6 +309,21 @@ class Predictor:
         )  # fmt: skip
 
 
+def score_cells(
+    bundle: Bundle, cells: NDArray[np.uint8], features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How far cells (N, S, S, 3) and their features lie from what is known, as shares of limits.
+
+    Returns:
+        (N, 2), see `Bundle.score_outliers`.
+    """
+    if bundle.reference is None:
+        return np.zeros((len(cells), 2))
+    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+    return bundle.score_outliers(np.stack([describe_cell(cell) for cell in cells]), features)
+
+
 def load(path: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Predictor:
     """Loads a bundle for use; needs no PyTorch.
 
