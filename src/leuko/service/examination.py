@@ -133,13 +133,10 @@ def name_cells(
     scores = score_cells(bundle, inputs, features)
     boxes = [_round(cell) for cell in cells]
     return tuple(
-        Finding(
-            _round(cell),
-            _describe(bundle, cell, row, far),
-            cut_portrait(pixels, _round(cell)),
-            seen,
+        Finding(box, _describe(bundle, cell, row, far), cut_portrait(pixels, box), seen)
+        for box, cell, row, far, seen in zip(
+            boxes, cells, probabilities, scores, features, strict=True
         )
-        for cell, row, far, seen in zip(cells, probabilities, scores, features, strict=True)
     )
 
 
