@@ -25,7 +25,13 @@ FLOORS = [
     {"leuko.settings", "leuko.watcher", "leuko.meter"},
     {"leuko.plan", "leuko.routes"},
     {"leuko.preparation"},
-    {"leuko.study", "leuko.laboratories", "leuko.training", "leuko.inspection"},
+    {
+        "leuko.study",
+        "leuko.laboratories",
+        "leuko.training",
+        "leuko.inspection",
+        "leuko.microscope",
+    },
     {"leuko.pretraining"},
     {"leuko.progress", "leuko.service"},
     {"leuko.commands"},
@@ -40,6 +46,7 @@ DOORS = {
     "matplotlib": (
         "leuko.judgement.plots",
         "leuko.judgement.transfer_plots",
+        "leuko.judgement.adaptation_plots",
         "leuko.judgement.pictures",
         "leuko.judgement.canvas",
     ),
@@ -172,7 +179,7 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 
 def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
-        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
+        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, leuko.microscope, "
         "leuko.use.predictor, leuko.use.slides, sys; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -182,6 +189,7 @@ def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
 def test_the_public_names_are_fixed_and_all_there():
     assert leuko.__all__ == [
         "__version__",
+        "adapt",
         "audit",
         "clean",
         "compare",

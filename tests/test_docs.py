@@ -20,6 +20,7 @@ COMMANDS = (
     "report", "doctor",
     "differential",
     "serve",
+    "adapt",
 )  # fmt: skip
 
 

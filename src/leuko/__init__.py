@@ -10,6 +10,7 @@
     study       models × folds × repeats into one run folder
     pretraining a start for other studies, from one large set
     training    one model for use, as a bundle
+    microscope  a bundle fitted to a new microscope, from a few labelled cells
     engine      jobs in processes of one thread each
     run         the run folder: made once, never overwritten, continued only by the same settings
     cli         thin commands
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from leuko.data.leukocytes import find_leukocytes as find_leukocytes
     from leuko.data.sources import scan as scan
     from leuko.inspection import audit as audit
+    from leuko.microscope import adapt as adapt
     from leuko.pretraining import pretrain as pretrain
     from leuko.study import compare as compare
     from leuko.training import train as train
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapt": "leuko.microscope",
     "audit": "leuko.inspection",
     "clean": "leuko.data.cleaning",
     "compare": "leuko.study",

@@ -15,7 +15,8 @@ prints the message alone; a traceback appears only with ``--debug``.
     │   ├── ImageError              one image that can't be read; .reason is a short code
     │   ├── LabelTableError         the CSV with the labels
     │   ├── AnnotationError         a file of boxes
-    │   └── RecipeError             a cleaning recipe
+    │   ├── RecipeError             a cleaning recipe
+    │   └── AdaptationError         labelled cells from which a bundle can't learn
     ├── SplitError
     │   ├── SplitLeakError          one group on both sides of a split
     │   ├── SeenImagesError         tested on what the start of the weights was trained on
@@ -96,6 +97,10 @@ class AnnotationError(DataError):
 
 class RecipeError(DataError):
     """A cleaning recipe can't be read, or a step can't be applied."""
+
+
+class AdaptationError(DataError):
+    """The labelled cells are too few, or of classes that the bundle doesn't have."""
 
 
 class SplitError(LeukoError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from leuko.inspection import Inspection
     from leuko.laboratories import LaboratoryStudy
     from leuko.learning.bundle import Bundle
+    from leuko.microscope import Adapted
     from leuko.study import Study
     from leuko.use.answers import Predictions
     from leuko.use.slides import Slides
@@ -190,6 +191,23 @@ class Console(Watcher):
             self._print("The demo set is drawn by a program: this model knows nothing of blood.")
         self._print(f"\nbundle: {bundle.path}")
         self._print(f"id: {bundle.id}")
+
+    def conclude_adaptation(self, found: Adapted, report: Path | None) -> None:
+        """Prints before and after, whether more labels would help, and where the bundle is."""
+        told = found.facts
+        self._print(f"\n{'':20}{'before':>21}{'fitted again':>21}")
+        for name in ("balanced_accuracy", "accuracy"):
+            cells = "".join(f"{_limits(told[name][part]):>21}" for part in ("before", "after"))
+            self._print(f"{name.replace('_', ' '):20}{cells}")
+        for point in told["curve"]:
+            self._print(f"{'with ' + str(point['labels']) + ' labels':41}{_limits(point):>21}")
+        self._print(f"\n{told['reason']}\n{told['outlook']}")
+        if told["data"]["layout"] == "demo":
+            self._print("The cells are drawn by a program: these numbers say nothing about blood.")
+        if report is not None:
+            self._print(f"\npage: {report}")
+        self._print(f"bundle: {found.bundle.path}\nid: {found.bundle.id}")
+        self._print("Research use only, not for diagnosis.")
 
     def conclude_predictions(self, found: Predictions, out: Path | None) -> None:
         """Prints how many answers there are of each kind, and what was set aside."""

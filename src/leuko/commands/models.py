@@ -1,4 +1,4 @@
-"""Commands that use a trained model: predict, differential, export. None needs PyTorch."""
+"""Commands that use a trained model: predict, differential, adapt, export. None needs PyTorch."""
 
 from __future__ import annotations
 
@@ -140,6 +140,62 @@ def differential(
 def _check_scale(scale: float | None) -> None:
     if scale is not None and not 0 < scale < 1000:
         raise SettingsError(f"--scale is {scale}; expected pixels per µm, such as 12.7.")
+
+
+def adapt(
+    bundle: Path,
+    data: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(group=OUTPUT)],
+    map: Path | None = None,
+    recipe: str = "minimal",
+    groups: str = "cell",
+    seed: int = 0,
+    report: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fit a bundle to a new microscope, from 20 to 100 labelled cells. Needs no PyTorch.
+
+    Fits the last layer, the temperature and the thresholds; tells by cross-validation what was
+    gained, and what more labels would give. Without a gain the last layer stays as it was.
+
+    Parameters
+    ----------
+    bundle:
+        That leuko train wrote; it isn't changed.
+    data:
+        Labelled images of the new microscope: class folders, a CSV with columns
+        image,label[,group], or a Kaggle blood-cells folder.
+    out:
+        The new bundle: a folder, or one file where the name ends in .zip; must not exist.
+    map:
+        Which class of the set is which of the bundle's: TOML with a table named as the set's
+        folder, or a CSV with the columns set,class,common.
+    recipe:
+        Cleaning: classic, minimal, prepared, strict or a TOML file.
+    groups:
+        cell: images of the same physical cell stay together; given: only what the set says.
+    seed:
+        Decides everything that is drawn.
+    report:
+        Where to write a page with the learning curve; must not exist.
+    as_json:
+        Print what was found as JSON.
+    """
+    from leuko.microscope import adapt as fit_to_microscope
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    found = fit_to_microscope(
+        bundle, data, out=out, map=map, recipe=recipe, groups=groups, seed=seed, report=report,
+        watcher=console,
+    )  # fmt: skip
+    if as_json:
+        facts = {"bundle": str(found.bundle.path), "id": found.bundle.id, **found.facts}
+        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    console.conclude_adaptation(found, report)
+    return 0
 
 
 def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int:

@@ -22,6 +22,7 @@ Labels = NDArray[np.integer]
 
 COVERAGE = 0.95
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures; at either end something else is wrong
+SPREAD = 0.5  # of the logarithm of temperatures that are to be expected
 
 
 def apply_temperature(probabilities: NDArray[np.floating], temperature: float) -> Float64:
@@ -45,12 +46,21 @@ def apply_temperature(probabilities: NDArray[np.floating], temperature: float) -
     return np.asarray(grown / grown.sum(axis=1, keepdims=True))
 
 
-def fit_temperature(y_true: Labels, probabilities: NDArray[np.floating]) -> float:
+def fit_temperature(
+    y_true: Labels,
+    probabilities: NDArray[np.floating],
+    *,
+    near: float | None = None,
+    cells: int | None = None,
+) -> float:
     """The temperature at which the log loss is least.
 
     Args:
         y_true: (N,), in [0, K).
         probabilities: (N, K), of cells that the model never saw.
+        near: Where so few cells may say little, the temperature to expect: its logarithm gets a
+            normal prior around it, `SPREAD` wide. None: only the cells have a say.
+        cells: How many different cells there are, if the rows show some several times.
 
     Returns:
         From 0.05 to 20.
@@ -67,7 +77,8 @@ def fit_temperature(y_true: Labels, probabilities: NDArray[np.floating]) -> floa
         scaled = scores / np.exp(logarithm)
         highest = scaled.max(axis=1)
         total = highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
-        return float(np.mean(total - scaled[np.arange(len(y)), y]))
+        far = 0.0 if near is None else (logarithm - np.log(near)) / SPREAD
+        return float(np.mean(total - scaled[np.arange(len(y)), y]) + far**2 / 2 / (cells or len(y)))
 
     found = minimize_scalar(
         loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-6}
@@ -111,6 +122,34 @@ def fit_thresholds(
         if rank >= 1:
             thresholds[k] = own[rank - 1]
     return thresholds
+
+
+def fit_thresholds_from_few(
+    y_true: Labels, probabilities: NDArray[np.floating], coverage: float = COVERAGE
+) -> Float64:
+    """As `fit_thresholds`, where some classes have too few cells for a threshold of their own.
+
+    They take the threshold of all cells together. For them the stated share then holds over the
+    mixture of classes that these cells have, not for each class.
+
+    Args:
+        y_true: (N,), in [0, K).
+        probabilities: (N, K), of cells that the model never saw, as they will be given out.
+        coverage: In (0, 1).
+
+    Returns:
+        (K,), in [0, 1]; 0 where even all cells together are too few.
+
+    Raises:
+        ShapeError: see `fit_thresholds`.
+    """
+    y, p = check_inputs(y_true, probabilities)
+    own = fit_thresholds(y, p, coverage)
+    right = p[np.arange(len(y)), y]
+    pair = np.stack([right, 1 - right], axis=1)  # all cells as one class
+    shared = fit_thresholds(np.zeros(len(y), np.int64), pair, coverage)[0]
+    few = np.floor((np.bincount(y, minlength=len(own)) + 1) * (1 - coverage) + 1e-9) < 1
+    return np.where(few, shared, own)
 
 
 def find_sets(

@@ -25,8 +25,11 @@ def write_card(facts: Facts) -> str:
     Args:
         facts: Of the bundle; ``training`` as `leuko.training.train` fills it.
     """
-    sections = [_introduce(facts), _tell_data(facts), _tell_figures(facts), _tell_limits(facts)]
-    return "\n\n".join([*sections, _tell_use(facts)]) + "\n"
+    sections = [_introduce(facts)]
+    if "adaptation" in facts.training:
+        sections.append(_tell_adaptation(facts.training["adaptation"]))
+    sections += [_tell_data(facts), _tell_figures(facts), _tell_limits(facts), _tell_use(facts)]
+    return "\n\n".join(sections) + "\n"
 
 
 def _introduce(facts: Facts) -> str:
@@ -48,6 +51,36 @@ Leuko {facts.leuko} on {facts.created}.
 - It sees {seen}, at {prepared.size} × {prepared.size} pixels{views}.
 - It answers with one of its classes, or with *unidentified* where it isn't sure. It knows no other
   kinds of cells, and would sort one of them into a class it knows."""
+
+
+def _tell_adaptation(told: Mapping[str, Any]) -> str:
+    data, gain = told["data"], told["balanced_accuracy"]["gain"]
+    counts = ", ".join(f"{name} {n:,}" for name, n in data["counts"].items())
+    rows = "\n".join(
+        f"| {title} | {_limits(told[key]['before'])} | {_limits(told[key]['after'])} |"
+        for key, title in (("balanced_accuracy", "balanced accuracy"), ("accuracy", "accuracy"))
+    )
+    curve = "\n".join(f"| {p['labels']:,} | {_limits(p)} |" for p in told["curve"])
+    notes = "".join(f"\n- {note}." for note in told["notes"])
+    return f"""## Fitted to another microscope
+
+{told["reason"]} Everything else in the network is that of the bundle it was made from; what is said
+below of data and figures is said of that one, with its own last layer, temperature and thresholds.
+
+- Labelled cells: {data["cells"]:,} of {data["name"]} ({data["layout"]}): {counts}; recipe
+  {data["recipe"]!r}, SHA-256 of ids, bytes, labels and groups `{data["sha256"]}`.
+- Made from the bundle `{told["base"]}`.{notes}
+
+| on these cells, none used for fitting (95 % interval over groups) | before | fitted again |
+|---|---|---|
+{rows}
+
+The gain in balanced accuracy is {100 * gain["value"]:+.1f} points ({100 * gain["low"]:+.1f} to
+{100 * gain["high"]:+.1f}). {told["outlook"]}
+
+| labels | balanced accuracy |
+|---|---|
+{curve}"""
 
 
 def _tell_data(facts: Facts) -> str:

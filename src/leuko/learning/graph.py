@@ -9,7 +9,7 @@ Source of the field numbers: onnx.proto of ONNX 1.18.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +71,47 @@ def add_note(data: bytes, name: str, text: str) -> bytes:
     """Adds a text to a model's metadata: a message that is appended, as the format allows."""
     pair = _field(1, name.encode()) + _field(2, text.encode())
     return data + _field(14, pair)
+
+
+def replace_tensors(data: bytes, values: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Puts other numbers into initialisers; every other byte stays, and so does the length.
+
+    Args:
+        data: A model, as `read_graph` accepts it.
+        values: New values by name, of the type and shape that are there.
+
+    Returns:
+        The changed model.
+
+    Raises:
+        BundleError: What `read_graph` refuses; a tensor that isn't there; another shape or type;
+            values that aren't finite.
+    """
+    there = read_graph(data).weights
+    for name, value in values.items():
+        if name not in there:
+            raise BundleError(
+                f"model.onnx has no tensor {name!r} to put other numbers into. Export the bundle "
+                "again."
+            )
+        old = there[name]
+        if old.shape != value.shape or old.dtype != value.dtype:
+            raise BundleError(
+                f"The tensor {name!r} of model.onnx is {old.shape} {old.dtype}; it can't be "
+                f"replaced by {value.shape} {value.dtype}. Give it as it is there."
+            )
+        if not np.isfinite(value).all():
+            raise BundleError(
+                f"New values for {name!r} hold NaN or infinite ones; none is written."
+            )
+    changed = bytearray(data)
+    for number, graph in _fields(memoryview(changed)):
+        for inner, tensor in _fields(_bytes(graph)) if number == 7 else ():
+            name = _read_tensor(_bytes(tensor))[0] if inner == 5 else ""
+            if name in values:
+                raw = [_bytes(value) for key, value in _fields(_bytes(tensor)) if key == 9][-1]
+                raw[:] = np.ascontiguousarray(values[name]).tobytes()  # writes into `changed`
+    return bytes(changed)
 
 
 def _field(number: int, content: bytes) -> bytes:
