@@ -19,8 +19,9 @@ COMMANDS = (
     "compare", "train", "predict", "export", "audit", "clean", "pretrain", "demo", "fetch",
     "report", "doctor",
     "differential",
-    "serve",
+    "evaluate",
     "adapt",
+    "serve",
 )  # fmt: skip
 
 

@@ -402,7 +402,7 @@ def _choose_cells(
     groups = _count_groups(examples)
     enough = np.array([groups[k] >= LEAST for k in range(K)])
     kept = examples.take(np.flatnonzero(enough[y]))
-    there = [classes[k] for k in np.flatnonzero(enough)]
+    there = [name for name, fine in zip(classes, enough, strict=True) if fine]
     rare = ", ".join(f"{classes[k]} {groups[k]}" for k in range(K) if 0 < groups[k] < LEAST)
     more = f" Too few to learn from: {rare}; {LEAST} are needed." if rare else ""
     if len(there) < 2:
