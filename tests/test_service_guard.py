@@ -408,12 +408,12 @@ def drain(link: socket.socket) -> bytes:
 
 
 def test_a_slow_but_steady_upload_is_received(predictor):
-    with serving(predictor, receive_seconds=1.0, slowest=1000.0) as server:
+    with serving(predictor, receive_seconds=2.0, slowest=500.0) as server:
         body = form(PICTURE)
         with socket.create_connection(("127.0.0.1", server.port)) as link:
             link.sendall(post(body, "Connection: close"))
-            for start in range(0, len(body), 500):
-                link.sendall(body[start : start + 500])
+            for start in range(0, len(body), 300):
+                link.sendall(body[start : start + 300])
                 time.sleep(0.1)
             assert read_all(link).startswith(b"HTTP/1.1 200 ")
 

@@ -75,10 +75,6 @@ class Prepared:
     items: Sequence[Item]
     ready: Sequence[list[_Found] | SetAside]
 
-    def __add__(self, other: Prepared) -> Prepared:
-        """Both, to be answered at once."""
-        return Prepared([*self.items, *other.items], [*self.ready, *other.ready])
-
 
 class Predictor:
     """Answers for pictures with one bundle; made by `load`.
