@@ -37,7 +37,7 @@ def draw_cells(
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % classes)
     x = centres[y] + 0.9 * rng.normal(size=(n, D))
-    return x @ mixing + shift * 2.5 * lamp, y
+    return x @ mixing + shift * 4 * lamp, y
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,13 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {"leuko.errors"},
     {"leuko.storage", "leuko.engine"},
-    {"leuko.data", "leuko.judgement.metrics", "leuko.judgement.calibration", "leuko.run"},
+    {
+        "leuko.data",
+        "leuko.judgement.metrics",
+        "leuko.judgement.calibration",
+        "leuko.judgement.outliers",
+        "leuko.run",
+    },
     {"leuko.learning"},
     {"leuko.judgement"},
     {"leuko.use"},
@@ -30,6 +36,7 @@ FLOORS = [
         "leuko.laboratories",
         "leuko.training",
         "leuko.inspection",
+        "leuko.evaluation",
         "leuko.microscope",
     },
     {"leuko.pretraining"},
@@ -46,6 +53,7 @@ DOORS = {
     "matplotlib": (
         "leuko.judgement.plots",
         "leuko.judgement.transfer_plots",
+        "leuko.judgement.evaluation_plots",
         "leuko.judgement.adaptation_plots",
         "leuko.judgement.pictures",
         "leuko.judgement.canvas",
@@ -179,8 +187,9 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 
 def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
-        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, leuko.microscope, "
-        "leuko.use.predictor, leuko.use.slides, sys; print('torch' in sys.modules)"
+        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
+        "leuko.use.predictor, leuko.use.slides, leuko.evaluation, leuko.microscope, sys; "
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
@@ -194,6 +203,7 @@ def test_the_public_names_are_fixed_and_all_there():
         "clean",
         "compare",
         "differential",
+        "evaluate",
         "fetch",
         "find_leukocytes",
         "load",

@@ -9,6 +9,7 @@
     use/        what people do with a model, without PyTorch: predicting, the differential
     study       models × folds × repeats into one run folder
     pretraining a start for other studies, from one large set
+    evaluation  how far a model can be trusted on a labelled set
     training    one model for use, as a bundle
     microscope  a bundle fitted to a new microscope, from a few labelled cells
     engine      jobs in processes of one thread each
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from leuko.data.image import read_image as read_image
     from leuko.data.leukocytes import find_leukocytes as find_leukocytes
     from leuko.data.sources import scan as scan
+    from leuko.evaluation import evaluate as evaluate
     from leuko.inspection import audit as audit
     from leuko.microscope import adapt as adapt
     from leuko.pretraining import pretrain as pretrain
@@ -45,6 +47,7 @@ _HOMES = {
     "clean": "leuko.data.cleaning",
     "compare": "leuko.study",
     "differential": "leuko.use.slides",
+    "evaluate": "leuko.evaluation",
     "fetch": "leuko.data.downloads",
     "find_leukocytes": "leuko.data.leukocytes",
     "load": "leuko.use.predictor",

@@ -61,6 +61,7 @@ for command in (
     studies.compare, studies.train, studies.pretrain, studies.report,
     models.predict, models.export,
     models.differential,
+    models.evaluate,
     models.adapt,
     sets.audit, sets.clean, sets.fetch, sets.demo,
     service.serve,

@@ -13,6 +13,7 @@ from leuko.learning.folds import Progress
 from leuko.watcher import Watcher
 
 if TYPE_CHECKING:
+    from leuko.evaluation import Evaluation
     from leuko.inspection import Inspection
     from leuko.laboratories import LaboratoryStudy
     from leuko.learning.bundle import Bundle
@@ -102,6 +103,7 @@ class Console(Watcher):
     def conclude(self, study: Study) -> None:
         """Prints the answer as a table, then where everything is."""
         from leuko.judgement.findings import answer
+        from leuko.judgement.pointing import ELSEWHERE, describe_aim
 
         results = study.results
         rows = {**results["baselines"], **results["models"]}
@@ -112,6 +114,9 @@ class Console(Watcher):
         self._print("")
         for sentence in answer(results):
             self._print(sentence)
+        for name, row in results["models"].items():
+            if (attention := row.get("attention")) and attention["verdict"] == ELSEWHERE:
+                self._print(describe_aim(name, attention))
         if results["data"]["layout"] == "demo":
             self._print(
                 "The demo set is drawn by a program: these numbers say nothing about blood."
@@ -253,6 +258,24 @@ class Console(Watcher):
                 self._print(f"not compared: {told}")
         if out is not None:
             self._print(f"\nwritten to {out}")
+
+    def conclude_evaluation(self, found: Evaluation) -> None:
+        """Prints the answer in sentences, what wasn't judged, then where everything is."""
+        from leuko.judgement.evaluation_findings import tell_evaluation, tell_set
+
+        results = found.results
+        self._print("")
+        for name in METRICS:
+            self._print(f"{name.replace('_', ' '):20}{_limits(results[name]):>21}")
+        self._print("")
+        for sentence in (*tell_evaluation(results), *tell_set(results)):
+            self._print(sentence)
+        for row in results["data"]["set_aside"]:
+            self._print(f"set aside: {row['image']} ({row['reason']})")
+        for warning in results["warnings"]:
+            self._print(f"WARNING: {warning}")
+        if found.folder is not None:
+            self._print(f"\npage: {found.folder / 'evaluation.html'}")
         self._print("Research use only, not for diagnosis.")
 
     def _print_meter(self, meter: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: predict, differential, adapt, export. None needs PyTorch."""
+"""Commands that use a trained model: predict, evaluate, differential, adapt, export."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from leuko.commands.options import OUTPUT, AsJson
+from leuko.commands.options import OUTPUT, AsJson, Data
 from leuko.errors import SettingsError
 
 
@@ -140,6 +140,60 @@ def differential(
 def _check_scale(scale: float | None) -> None:
     if scale is not None and not 0 < scale < 1000:
         raise SettingsError(f"--scale is {scale}; expected pixels per µm, such as 12.7.")
+
+
+def evaluate(
+    bundle: Path,
+    data: Data = None,
+    /,
+    *,
+    map_: Annotated[Path | None, Parameter(name="--map")] = None,
+    groups: str = "cell",
+    seed: int = 0,
+    workers: int | None = None,
+    out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Judge a trained model on a labelled set. Needs no PyTorch.
+
+    Accuracy, calibration, coverage, what is left to a person: every figure with its limits, and a
+    page with the surest mistakes. Each image that has one label is judged by the cell that training
+    would have cut out of it; the others are listed. Warns if the model was trained on the set.
+
+    Parameters
+    ----------
+    bundle:
+        That leuko train wrote.
+    data:
+        A labelled set, as for leuko compare.
+    map_:
+        TOML or CSV that says which class of the set is which of the model, where names differ; the
+        set is called as its folder, the model "model".
+    groups:
+        cell: images of the same physical cell are resampled together; given: only what the set
+        says.
+    seed:
+        Decides the resamples.
+    workers:
+        Processes for the search of groups; changes the time, never the result.
+        [default: one per core]
+    out:
+        Folder for page and tables, which must not exist. [default: runs/evaluate-NAME-1 …]
+    as_json:
+        Print evaluation.json.
+    """
+    from leuko.evaluation import evaluate as judge
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    found = judge(
+        bundle, data, out=out, write=True, map=map_, groups=groups, seed=seed, workers=workers,
+        watcher=console, command=["leuko", *sys.argv[1:]],
+    )  # fmt: skip
+    console.conclude_evaluation(found)
+    if as_json:
+        sys.stdout.write(json.dumps(found.results, indent=1) + "\n")
+    return 3 if found.results["data"]["set_aside"] else 0
 
 
 def adapt(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from leuko.data.leukocytes import (
     cut_cell,
     cut_field,
     find_leukocytes,
+    is_cut_out,
     place_in_cell,
 )
 from leuko.data.manifest import Manifest
@@ -26,6 +27,26 @@ from leuko.engine import count_cores
 
 CERTAIN = 0.5  # score of a leukocyte in a field, as measured in results/leukocytes.md
 SURROUNDINGS = 28.0  # µm, the side of a window in which a cell can be moved, turned and shrunk
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the networks see of one image.
+
+    Attributes:
+        image: Its id.
+        pixels: (S, S, 3).
+        leukocyte: What was cut around, at the scale of the set; its score is 0 where none was
+            found and the window is a guess. For a field the whole picture, with score 1.
+        scores: Of all leukocytes that were found in the image, the most certain first.
+        cut_out: The image was made around one cell; others in it are neighbours.
+    """
+
+    image: str
+    pixels: NDArray[np.uint8]
+    leukocyte: Leukocyte
+    scores: tuple[float, ...]
+    cut_out: bool
 
 
 def cut_pictures(
@@ -43,23 +64,56 @@ def cut_pictures(
         Image ids, N of them; pictures (N, S, S, 3); scores (N,) of the leukocytes, 0 where
         none was found and the window is a guess, 1 throughout for fields.
     """
+    cells = cut_cells(manifest, view=view, size=size, window=window)
+    scores = np.array([cell.leukocyte.score for cell in cells])
+    return [cell.image for cell in cells], stack_cells(cells, size), scores
+
+
+def cut_cells(
+    manifest: Manifest,
+    *,
+    view: str,
+    size: int,
+    window: float = WINDOW,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Cell]:
+    """One cell of every image that has one label, with where it was cut out.
+
+    Args:
+        manifest, view, size, window: As for `cut_pictures`.
+        progress: Called with (images done, images in all).
+    """
     usable = _find_usable(manifest)
     rows = list(zip(usable["path"], usable["width"], usable["height"], strict=True))
     scales = measure_set_scales(manifest.root, rows) if view == "cell" else {}
 
-    def cut(row: tuple[str, int, int]) -> tuple[NDArray[np.uint8], float]:
+    def cut(name: str, row: tuple[str, int, int]) -> Cell:
         path, width, height = row
         image = read_image(manifest.root / path)
         if view == "field":
-            return cut_field(image, size), 1.0
-        chosen = _choose(image, scales[height, width])
-        return cut_cell(image, chosen, size, window), chosen.score
+            whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
+            return Cell(name, cut_field(image, size), whole, (), cut_out=True)
+        scale = scales[height, width]
+        found = find_leukocytes(image, scale=scale)
+        chosen = replace(choose_leukocyte(found, image), scale=scale)
+        scores = tuple(sorted((leukocyte.score for leukocyte in found), reverse=True))
+        pixels = cut_cell(image, chosen, size, window)
+        return Cell(name, pixels, chosen, scores, is_cut_out(height, width, scale))
 
+    cells = []
     with ThreadPoolExecutor(count_cores()) as pool:
-        cut_out = list(pool.map(cut, rows))
-    pictures = np.stack([c for c, _ in cut_out]) if cut_out else np.zeros((0, size, size, 3), "u1")
-    scores = np.array([s for _, s in cut_out])
-    return usable["image"].to_list(), pictures.astype(np.uint8), scores
+        for cell in pool.map(cut, usable["image"], rows):
+            cells.append(cell)
+            if progress is not None:
+                progress(len(cells), len(rows))
+    return cells
+
+
+def stack_cells(cells: Sequence[Cell], size: int) -> NDArray[np.uint8]:
+    """Their pictures, (N, S, S, 3)."""
+    if not cells:
+        return np.zeros((0, size, size, 3), np.uint8)
+    return np.stack([cell.pixels for cell in cells]).astype(np.uint8)
 
 
 def locate_cells(
@@ -89,7 +143,7 @@ def locate_cells(
         if view == "field":
             found = [c for c in find_leukocytes(field, scale=scale) if c.score >= CERTAIN]
             sides = (width, height, width, height)
-            return np.array([_box(c) for c in found]).reshape(-1, 4) / sides
+            return np.asarray(np.array([_box(c) for c in found]).reshape(-1, 4) / np.array(sides))
         chosen = _choose(field, scale)
         return place_in_cell([_box(chosen)] if chosen.score else [], height, width, chosen, window)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -178,6 +178,12 @@ def _add_signs_of_life(app: FastAPI, parts: Parts) -> None:
     def ready() -> JSONResponse:
         parts.check()
         return JSONResponse({"ready": True})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        from leuko.service.reference import write_reference
+
+        return HTMLResponse(write_reference(app.openapi()))
 
     @app.get(
         "/metrics", tags=["service"], summary="Numbers for Prometheus",

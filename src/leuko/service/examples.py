@@ -25,6 +25,7 @@ _ERRORS = {
     415: ("content_type", "The content type is 'text/plain'; expected multipart/form-data."),
     422: ("no_file", "The request holds no file; expected the pictures in parts named 'files'."),
     423: ("signed", "This reading was signed and is locked."),
+    431: ("head", "The head of the request is above 32768 bytes."),
     429: ("too_many_attempts", "Too many wrong tokens came from there; wait a minute."),
     500: ("fault", "A fault in Leuko itself. Nothing was changed."),
     503: ("busy", "9 pictures are waiting already. Nothing was done; send it again."),
@@ -42,6 +43,7 @@ _WORDS = {
     415: "Another content type than expected",
     422: "Not in the form that is expected",
     429: "Too often",
+    431: "The head is too large",
     500: "A fault in Leuko itself; the log tells more under the request's id",
     503: "Busy, or still starting; Retry-After says when to ask again",
 }
@@ -63,7 +65,9 @@ ERROR = {
 
 def show_errors(*statuses: int) -> Answers:
     """Descriptions of refusals for a route: these, and those that every route may give."""
-    return {status: _show_error(status) for status in sorted({*statuses, 400, 401, 403, 408, 500})}
+    return {
+        status: _show_error(status) for status in sorted({*statuses, 400, 401, 403, 408, 431, 500})
+    }
 
 
 def show_answer(text: str, example: Any, schema: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -36,6 +36,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+LONGEST_HEAD = 1 << 15  # bytes
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # What tells nothing of anybody: the page itself, whether the process lives, and the log-in.
 OPEN = ("/live", "/ready", "/session")
@@ -109,6 +110,8 @@ class Guard:
             check_origin(headers)
         if self._settings.token is not None and scope["path"].startswith(CLOSED):
             self._check_token(headers)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEAD:
+            raise Refusal(431, "head", f"The head of the request is above {LONGEST_HEAD} bytes.")
         if exchange.declared > exchange.limit:
             raise too_large(exchange.limit)
 
@@ -267,6 +270,9 @@ def check_origin(headers: Mapping[str, str]) -> None:
 
 def split_host(host: str) -> str:
     """The name or address in a Host header, without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or (port.endswith("]") and name):  # an IPv6 address has colons of its own
+        name, port = host.lower(), ""
+    if not (port == "" or port.isdecimal()):
+        return host
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name

@@ -28,15 +28,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from leuko.errors import SettingsError
 from leuko.service.app import create_app, join, stop
+from leuko.service.guard import LONGEST_HEAD
 from leuko.service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from leuko.service.store import Store
     from leuko.use.predictor import Predictor
 
-LONGEST_HEAD = 1 << 15  # bytes
 TICKS = 5  # of 0.1 s, between sweeps
 LINGER_SECONDS, LINGER_BYTES = 5.0, 1 << 30
+MOMENT = 0.5  # s, to tell a slow client why
 KEEP_ALIVE = 5  # s without a request
 
 
@@ -116,7 +117,7 @@ class Connection(H11Protocol):
         if now - self._since > allowed:
             if self.cycle is None or not self.cycle.response_started:
                 self.transport.write(SLOW)
-            self.transport.close()
+            self.transport.linger(MOMENT)  # type: ignore[attr-defined]
 
     def shutdown(self) -> None:
         """Ends the connection, after the request that is being answered."""
@@ -146,7 +147,7 @@ class _Patient:
         elif self._lingered is None:
             self._transport.close()
 
-    def linger(self) -> None:
+    def linger(self, seconds: float = LINGER_SECONDS) -> None:
         """Sends what is left, says that no more follows, and drops what still comes."""
         if self.is_closing():
             return
@@ -154,7 +155,7 @@ class _Patient:
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._connection.loop.call_later(LINGER_SECONDS, self._transport.abort)
+        self._connection.loop.call_later(seconds, self._transport.abort)
 
     def lingers(self, received: int) -> bool:
         """Whether what was received is to be dropped."""

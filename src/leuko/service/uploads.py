@@ -64,12 +64,15 @@ async def receive_files(
             f"The content type is {kind[:80] or 'missing'!r}; expected multipart/form-data with "
             f"the pictures in parts named {field!r}.",
         )  # fmt: skip
-    parser = MultiPartParser(
+    parser = _Parser(
         request.headers, request.stream(),
         max_files=most, max_fields=FIELDS, max_part_size=FIELD_BYTES,
     )  # fmt: skip
     try:
         form = await parser.parse()
+        if not parser.ended:  # a part without its end would be left out in silence
+            await form.close()
+            raise MultiPartException("the body ends before its last boundary.")
     except MultiPartException as error:
         if "Too many files" in error.message:
             raise Refusal(
@@ -95,6 +98,15 @@ async def receive_files(
             "with a file name.",
         )  # fmt: skip
     return found
+
+
+class _Parser(MultiPartParser):
+    """Starlette's, which also tells whether the last boundary was there."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
 
 
 async def stop_when_gone(request: Request, work: Awaitable[Result]) -> Result:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,10 @@ from leuko.use.inputs import Item, gather
 PART = 64  # pictures that are read while those before them are answered
 CERTAIN = 0.5  # of a leukocyte in a field, as measured in results/leukocytes.md
 NO_CELL = "no leukocyte was found"
+UNLIKE = (
+    "the picture is unlike those of stained cells",
+    "the network takes it for nothing that it was trained on",
+)
 
 Pixels = NDArray[np.uint8]
 Scales = dict[tuple[int, int], float]
@@ -56,6 +60,7 @@ class _Found:
 
     leukocyte: Leukocyte
     pixels: Pixels
+    portrait: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,6 @@ class Prepared:
 
     items: Sequence[Item]
     ready: Sequence[list[_Found] | SetAside]
-
-    def __add__(self, other: Prepared) -> Prepared:
-        """Both, to be answered at once."""
-        return Prepared([*self.items, *other.items], [*self.ready, *other.ready])
 
 
 class Predictor:
@@ -157,6 +158,33 @@ class Predictor:
                 ahead = begin(start + PART)  # read while the network is at work
                 yield from self._answer(items[start : start + PART], ready)
 
+    def answer_cells(
+        self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
+    ) -> tuple[list[Answer], NDArray[np.float64]]:
+        """Answers for cells that were cut out elsewhere, one of each picture.
+
+        Args:
+            images: N names, one at least.
+            leukocytes: What was cut around, N.
+            cells: N pictures (S, S, 3), as ``preprocessing.cut`` of the bundle cuts them.
+
+        Returns:
+            N answers as `predict` gives them, and calibrated probabilities (N, K), of what is
+            rejected too.
+        """
+        probabilities, features = self.bundle.answer(np.stack(cells))
+        with ThreadPoolExecutor(count_cores()) as pool:
+            portraits = list(pool.map(self._portray, cells))
+        scores = self._score(portraits, features)
+        rows = zip(images, leukocytes, probabilities, scores, strict=True)
+        answers = [
+            self._describe(image, 1, cell, p, outlier)
+            if cell.score > 0
+            else Answer(image, state=REJECTED, reason=NO_CELL)
+            for image, cell, p, outlier in rows
+        ]
+        return answers, probabilities
+
     def prepare(self, items: Sequence[Item], *, scale: float | None = None) -> Prepared:
         """The first half of `stream`, in this thread, for programs that queue their work.
 
@@ -205,43 +233,91 @@ class Predictor:
         prepared = self.bundle.facts.preprocessing
         if prepared.view == "field":
             whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
-            return [_Found(whole, prepared.cut(picture, whole))]
+            return [self._look_at(picture, whole)]
         scale = scale or scales[height, width]
-        return [_Found(cell, prepared.cut(picture, cell)) for cell in find_cells(picture, scale)]
+        return [self._look_at(picture, cell) for cell in find_cells(picture, scale)]
+
+    def _look_at(self, picture: Pixels, cell: Leukocyte) -> _Found:
+        pixels = self.bundle.facts.preprocessing.cut(picture, cell)
+        return _Found(cell, pixels, self._portray(pixels))
+
+    def _portray(self, pixels: Pixels) -> NDArray[np.float32] | None:
+        if self.bundle.reference is None:
+            return None
+        from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+        return describe_cell(pixels)
+
+    def _score(
+        self,
+        portraits: Sequence[NDArray[np.float32] | None],
+        features: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """How far cells lie from what is known, (N, 2), see `Bundle.score_outliers`."""
+        there = [portrait for portrait in portraits if portrait is not None]
+        described = np.stack(there) if there else np.zeros((0, 1), np.float32)
+        if not len(features):
+            return np.zeros((0, 2))
+        return self.bundle.score_outliers(described, features)
 
     def _answer(
         self, items: Sequence[Item], ready: Sequence[list[_Found] | SetAside]
     ) -> Iterator[list[Answer] | SetAside]:
         """Answers for all cells of a part at once."""
         size = self.bundle.facts.preprocessing.size
-        cells = [found.pixels for one in ready if isinstance(one, list) for found in one]
-        stacked = np.stack(cells) if cells else np.zeros((0, size, size, 3), np.uint8)
-        probabilities, _ = self.bundle.answer(stacked)
-        rows = iter(probabilities)
+        cells = [found for one in ready if isinstance(one, list) for found in one]
+        pixels = [found.pixels for found in cells]
+        stacked = np.stack(pixels) if cells else np.zeros((0, size, size, 3), np.uint8)
+        probabilities, features = self.bundle.answer(stacked)
+        scores = self._score([found.portrait for found in cells], features)
+        rows = iter(zip(probabilities, scores, strict=True))
         for item, one in zip(items, ready, strict=True):
             if isinstance(one, SetAside):
                 yield one
                 continue
             answers = [
-                self._describe(item.name, number, found.leukocyte, next(rows))
+                self._describe(item.name, number, found.leukocyte, *next(rows))
                 for number, found in enumerate(one, start=1)
             ]
             yield answers or [Answer(item.name, state=REJECTED, reason=NO_CELL)]
 
     def _describe(
-        self, image: str, number: int, cell: Leukocyte, probabilities: NDArray[np.float64]
+        self,
+        image: str,
+        number: int,
+        cell: Leukocyte,
+        probabilities: NDArray[np.float64],
+        scores: NDArray[np.float64],
     ) -> Answer:
+        x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
+        place = Answer(image=image, cell=number, box=(x0, y0, x1, y1))
+        if scores.max() > 1:
+            # No class, however probable: the network was never asked about such things.
+            return replace(place, reason=UNLIKE[int(scores.argmax())])
         chosen, state, reason = decide(probabilities, self.bundle.facts.decision, self.classes)
         if cell.score < CERTAIN:
             doubt = "it may be no leukocyte"
             state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
         best = int(probabilities.argmax())
-        x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
-        return Answer(
-            image=image, cell=number, box=(x0, y0, x1, y1), label=self.classes[best],
-            probability=float(probabilities[best]), probabilities=tuple(probabilities.tolist()),
-            set=chosen, state=state, reason=reason,
+        return replace(
+            place, label=self.classes[best], probability=float(probabilities[best]),
+            probabilities=tuple(probabilities.tolist()), set=chosen, state=state, reason=reason,
         )  # fmt: skip
+
+
+def score_cells(
+    bundle: Bundle, cells: NDArray[np.uint8], features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How far cells (N, S, S, 3) and their features lie from what is known, as shares of limits.
+
+    Returns:
+        (N, 2), see `Bundle.score_outliers`.
+    """
+    if bundle.reference is None:
+        return np.zeros((len(cells), 2))
+    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+    return bundle.score_outliers(np.stack([describe_cell(cell) for cell in cells]), features)
 
 
 def load(path: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Predictor:
