@@ -18,7 +18,13 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     {"leuko.errors"},
     {"leuko.storage", "leuko.engine"},
-    {"leuko.data", "leuko.judgement.metrics", "leuko.judgement.calibration", "leuko.run"},
+    {
+        "leuko.data",
+        "leuko.judgement.metrics",
+        "leuko.judgement.calibration",
+        "leuko.judgement.outliers",
+        "leuko.run",
+    },
     {"leuko.learning"},
     {"leuko.judgement"},
     {"leuko.use"},
@@ -30,22 +36,25 @@ FLOORS = [
         "leuko.laboratories",
         "leuko.training",
         "leuko.inspection",
+        "leuko.evaluation",
         "leuko.microscope",
     },
     {"leuko.pretraining"},
-    {"leuko.progress"},
+    {"leuko.progress", "leuko.service"},
     {"leuko.commands"},
     {"leuko.cli"},
 ]
 
 # library → modules that may import it, as prefixes
 DOORS = {
+    "captum": ("leuko.learning.attention",),
     "timm": ("leuko.learning.models",),
     "torchvision": ("leuko.learning.models",),
     "torch": ("leuko.learning",),
     "matplotlib": (
         "leuko.judgement.plots",
         "leuko.judgement.transfer_plots",
+        "leuko.judgement.evaluation_plots",
         "leuko.judgement.adaptation_plots",
         "leuko.judgement.pictures",
         "leuko.judgement.canvas",
@@ -64,11 +73,27 @@ DOORS = {
         "leuko.data.portraits",
     ),
     "multiprocessing": ("leuko.engine",),
+    "sqlalchemy": (
+        "leuko.service.tables",
+        "leuko.service.store",
+        "leuko.service.shelf",
+        "leuko.service.reviews",
+        "leuko.service.signatures",
+        "leuko.service.arbitration",
+        "leuko.service.portraits",
+        "leuko.service.migrations",
+    ),
+    "alembic": ("leuko.service.migrations",),
+    "fastapi": ("leuko.service",),
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
     "onnxruntime": ("leuko.learning.inference",),
+    "reportlab": ("leuko.use.differential_pdf",),
     "onnx": (),
     "onnxscript": (),
+    "starlette": ("leuko.service",),
+    "uvicorn": ("leuko.service.server",),
+    "prometheus_client": ("leuko.service.metrics",),
 }
 FORBIDDEN = {"pickle", "joblib", "dill", "shelve", "marshal"}
 
@@ -163,8 +188,9 @@ def test_a_quick_answer_loads_nothing_heavy(code: str):
 
 def test_the_process_that_compares_trains_or_predicts_never_loads_torch():
     script = (
-        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, leuko.microscope, "
-        "leuko.use.predictor, sys; print('torch' in sys.modules)"
+        "import leuko.study, leuko.training, leuko.inspection, leuko.progress, "
+        "leuko.use.predictor, leuko.use.slides, leuko.evaluation, leuko.microscope, sys; "
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
@@ -177,6 +203,8 @@ def test_the_public_names_are_fixed_and_all_there():
         "audit",
         "clean",
         "compare",
+        "differential",
+        "evaluate",
         "fetch",
         "find_leukocytes",
         "load",

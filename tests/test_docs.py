@@ -12,14 +12,29 @@ import pytest
 import leuko
 from leuko.cli import app
 from leuko.data.synthetic import write_demo_set
+from running_service import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = (
     "compare", "train", "predict", "export", "audit", "clean", "pretrain", "demo", "fetch",
     "report", "doctor",
+    "differential",
+    "evaluate",
     "adapt",
+    "serve",
 )  # fmt: skip
+
+
+ADDRESS = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    running = Service(tmp_path_factory.mktemp("service"), None)
+    running.wait_until_ready()
+    yield running
+    running.stop()
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -27,7 +42,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
-def test_python_runs(page: Path, tmp_path: Path, monkeypatch, capsys):
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
     counts = {"NEUTROPHIL": 6, "EOSINOPHIL": 4, "LYMPHOCYTE": 4, "MONOCYTE": 4, "BASOPHIL": 3}
     write_demo_set(tmp_path / "blood-cells", seed=2, counts=counts, pairs=0)
@@ -39,6 +54,9 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch, capsys):
     quick = partial(study.compare, folds=2, epochs=1, views=1, size=64)
     monkeypatch.setattr(leuko, "compare", quick, raising=False)
     for code in blocks(page, "python"):
+        if ADDRESS in code:
+            service = request.getfixturevalue("service")
+            code = code.replace(ADDRESS, service.url)
         exec(compile(code, str(page), "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
 

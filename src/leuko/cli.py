@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError
 from cyclopts.config import Env, Toml
 
 import leuko
-from leuko.commands import models, sets, studies
+from leuko.commands import models, service, sets, studies
 from leuko.commands.options import AsJson, say
 from leuko.errors import LeukoError, SettingsError
 
@@ -60,8 +60,11 @@ def doctor(*, as_json: AsJson = False) -> int:
 for command in (
     studies.compare, studies.train, studies.pretrain, studies.report,
     models.predict, models.export,
+    models.differential,
+    models.evaluate,
     models.adapt,
     sets.audit, sets.clean, sets.fetch, sets.demo,
+    service.serve,
 ):  # fmt: skip
     app.command(command)
 

@@ -27,6 +27,7 @@ prints the message alone; a traceback appears only with ``--debug``.
     │   └── WeightsError            a file of weights that can't be used
     ├── BundleError                 a trained model whose parts don't belong together
     ├── StorageError                no space left, read-only, a write that failed
+    ├── StoreError                  the store of slides can't be opened, asked or written
     ├── DownloadError               no network, or the server refused
     └── MissingExtraError           a library of an optional extra isn't installed
 """
@@ -140,6 +141,10 @@ class BundleError(LeukoError):
 
 class StorageError(LeukoError):
     """Something couldn't be written: no space left, read-only, a limit."""
+
+
+class StoreError(LeukoError):
+    """The store of slides can't be opened, asked or written."""
 
 
 class DownloadError(LeukoError):

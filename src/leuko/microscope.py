@@ -22,13 +22,16 @@ import leuko
 from leuko.data.cleaning import Cleaned
 from leuko.data.manifest import hash_data
 from leuko.data.pictures import cut_pictures
+from leuko.data.portraits import describe_cell
 from leuko.data.vocabulary import Naming, match_classes, parse_naming
 from leuko.engine import count_cores, refuse_in_worker
 from leuko.errors import AdaptationError, BundleError
 from leuko.judgement.adaptation_page import write_adaptation_page
+from leuko.judgement.outliers import FEATURES_KEPT, Reference, add_examples, score_portraits
 from leuko.learning.batches import turn_views
 from leuko.learning.bundle import (
     MODEL,
+    OPTIONAL,
     PARTS,
     TEXT,
     WEIGHTS,
@@ -38,7 +41,7 @@ from leuko.learning.bundle import (
     write_bundle,
 )
 from leuko.learning.card import write_card
-from leuko.learning.facts import Decision, Facts
+from leuko.learning.facts import Decision, Facts, Outliers
 from leuko.learning.graph import add_note, replace_tensors
 from leuko.learning.head import Head
 from leuko.learning.parts import check_sums, read_parts, read_tensors
@@ -128,7 +131,7 @@ def adapt(
         watcher.say(notes[-1])
     watcher.say("writing and checking the bundle")
     told = describe(old, cleaned, found, notes, seed=seed)
-    made = write_adapted(old, found, told, out)
+    made = write_adapted(old, found, told, out, cells=cells, features=examples.features.mean(1))
     if report is not None:
         write_adaptation_page(
             Path(report), {**told, "bundle": {"path": str(out), "id": made.id}}, cells=cells,
@@ -245,24 +248,36 @@ def see_features(
     return found
 
 
-def write_adapted(old: Bundle, found: Adaptation, told: dict[str, Any], out: str | Path) -> Bundle:
-    """Writes the bundle with its new last layer.
+def write_adapted(
+    old: Bundle,
+    found: Adaptation,
+    told: dict[str, Any],
+    out: str | Path,
+    *,
+    cells: NDArray[np.uint8],
+    features: NDArray[np.floating],
+) -> Bundle:
+    """Writes the bundle with its new last layer, and with the cells of the new microscope known.
 
     Args:
         old: The bundle that was adapted.
         found: What was found.
         told: For ``training.adaptation``.
         out: The new bundle; must not exist.
+        cells: (N, S, S, 3), those that were labelled.
+        features: (N, D), theirs.
 
     Raises:
         BundleError: The old bundle was exchanged meanwhile.
         OutputError, StorageError: It can't be written there.
     """
-    parts = read_parts(old.path, PARTS)
+    parts = read_parts(old.path, PARTS, OPTIONAL)
     if check_sums(parts) != old.id:
         raise BundleError(f"{old.path} was changed while it was read. Adapt it again.")
+    reference, outliers = _widen(old, cells, features)
     facts = replace(
-        old.facts, decision=_decide(old.facts, found), leuko=leuko.__version__,
+        old.facts, decision=replace(_decide(old.facts, found), outliers=outliers),
+        leuko=leuko.__version__,
         training={**old.facts.training, "adaptation": told},
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )  # fmt: skip
@@ -276,7 +291,22 @@ def write_adapted(old: Bundle, found: Adaptation, told: dict[str, Any], out: str
         model = replace_tensors(
             model, {f"head.{kind}": value.astype(np.float32) for kind, value in new.items()}
         )
-    return write_bundle(out, facts, weights=weights, model=model, card=write_card(facts))
+    return write_bundle(
+        out, facts, weights=weights, model=model, card=write_card(facts), reference=reference
+    )
+
+
+def _widen(
+    old: Bundle, cells: NDArray[np.uint8], features: NDArray[np.floating]
+) -> tuple[Reference | None, Outliers | None]:
+    """What cells are like, with those that a person has labelled: nearly all of them are known."""
+    limits = old.facts.decision.outliers
+    if old.reference is None or limits is None:
+        return None, None
+    portraits = np.stack([describe_cell(cell) for cell in cells])
+    usual = float(np.quantile(score_portraits(old.reference, portraits), FEATURES_KEPT))
+    limits = replace(limits, portraits=max(limits.portraits, usual))
+    return add_examples(old.reference, features), limits
 
 
 def describe(
@@ -328,7 +358,7 @@ def _decide(facts: Facts, found: Adaptation) -> Decision:
 
 def _round(bundle: Bundle, head: Head) -> Head:
     """To the precision of the bundle's weights, so that it can be kept in it."""
-    weights, _ = read_tensors(WEIGHTS, read_parts(bundle.path, PARTS)[WEIGHTS])
+    weights, _ = read_tensors(WEIGHTS, read_parts(bundle.path, PARTS, OPTIONAL)[WEIGHTS])
     kind = weights[f"{bundle.facts.head}.weight"].dtype
     return head[0].astype(kind).astype(np.float32), head[1].astype(np.float32)
 

@@ -13,12 +13,14 @@ from leuko.learning.folds import Progress
 from leuko.watcher import Watcher
 
 if TYPE_CHECKING:
+    from leuko.evaluation import Evaluation
     from leuko.inspection import Inspection
     from leuko.laboratories import LaboratoryStudy
     from leuko.learning.bundle import Bundle
     from leuko.microscope import Adapted
     from leuko.study import Study
     from leuko.use.answers import Predictions
+    from leuko.use.slides import Slides
 
 # Without a terminal one line per this many seconds: enough to see that it lives, few enough
 # for a log.
@@ -101,6 +103,7 @@ class Console(Watcher):
     def conclude(self, study: Study) -> None:
         """Prints the answer as a table, then where everything is."""
         from leuko.judgement.findings import answer
+        from leuko.judgement.pointing import ELSEWHERE, describe_aim
 
         results = study.results
         rows = {**results["baselines"], **results["models"]}
@@ -111,6 +114,9 @@ class Console(Watcher):
         self._print("")
         for sentence in answer(results):
             self._print(sentence)
+        for name, row in results["models"].items():
+            if (attention := row.get("attention")) and attention["verdict"] == ELSEWHERE:
+                self._print(describe_aim(name, attention))
         if results["data"]["layout"] == "demo":
             self._print(
                 "The demo set is drawn by a program: these numbers say nothing about blood."
@@ -218,6 +224,59 @@ class Console(Watcher):
             self._print(f"set aside: {one.image} ({one.reason})")
         if out is not None:
             self._print(f"written to {out}")
+        self._print("Research use only, not for diagnosis.")
+
+    def conclude_differential(self, found: Slides, out: Path | None) -> None:
+        """Prints each slide as a table, then what was set aside and where everything is."""
+        from leuko.use.sheet import lay_out, tell_signed, tell_signed_range
+
+        for note in found.notes:
+            self._print(note)
+        for one in found:
+            sheet = lay_out(one, found.differences.get(one.slide, ()), found.reference)
+            head = f"{'%':>7}  {'95 % limits':11}" + "  corrected" * sheet.corrected
+            self._print(f"\n{sheet.slide}: {sheet.cells} leukocytes {sheet.summary}")
+            self._print(f"{'':22}{'cells':>7}{head}")
+            for line in (*sheet.lines, *sheet.red):
+                corrected = f"  {line.corrected} ({line.corrected_limits})" * bool(line.corrected)
+                shares = f"{line.percent:>7}  {line.limits:11}{corrected}"
+                self._print(f"{line.label:22}{line.cells:>7}{shares}")
+            if sheet.red:
+                self._print(f"per 100 leukocytes: {', '.join(line.label for line in sheet.red)}")
+            for told in (*sheet.warnings, *sheet.notes, *filter(None, [sheet.reference])):
+                self._print(told)
+            for image, reason in one.set_aside:
+                self._print(f"set aside: {image} ({reason})")
+        if found.comparison is not None:
+            self._print(f"\n{len(found.comparison.slides)} slides against {found.reference}:")
+            for m in found.comparison.methods:
+                bias = m.agreement.bias
+                limits = f" ({tell_signed_range(bias)})" if bias.low is not None else ""
+                told = f"bias {tell_signed(bias.value)}{limits} points"
+                self._print(f"{m.label:22}{m.way:11}{told}")
+            for told in found.comparison.left_out:
+                self._print(f"not compared: {told}")
+        if out is not None:
+            self._print(f"\nwritten to {out}")
+        self._print("Research use only, not for diagnosis.")
+
+    def conclude_evaluation(self, found: Evaluation) -> None:
+        """Prints the answer in sentences, what wasn't judged, then where everything is."""
+        from leuko.judgement.evaluation_findings import tell_evaluation, tell_set
+
+        results = found.results
+        self._print("")
+        for name in METRICS:
+            self._print(f"{name.replace('_', ' '):20}{_limits(results[name]):>21}")
+        self._print("")
+        for sentence in (*tell_evaluation(results), *tell_set(results)):
+            self._print(sentence)
+        for row in results["data"]["set_aside"]:
+            self._print(f"set aside: {row['image']} ({row['reason']})")
+        for warning in results["warnings"]:
+            self._print(f"WARNING: {warning}")
+        if found.folder is not None:
+            self._print(f"\npage: {found.folder / 'evaluation.html'}")
         self._print("Research use only, not for diagnosis.")
 
     def _print_meter(self, meter: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from leuko.data.decisions import write_decisions
 from leuko.data.manifest import hash_data
 from leuko.data.steps import normalise_spelling
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
+from leuko.judgement.attention import judge_attention
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.judgement.second_opinion import describe_disputes, hear_opinions
@@ -136,6 +137,12 @@ def _work(
     predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
     results = _summarise(plan, predictions, done)
+    looked = judge_attention(
+        run, jobs, plan.found, plan.names, plan.groups,
+        view=plan.settings.view, seed=plan.settings.seed,
+    )  # fmt: skip
+    for model, attention in looked.items():
+        results["models"][model]["attention"] = attention
     if labels := _hear_opinions(run, plan, predictions, results["data"]["decisions"], workers):
         results["labels"] = labels
     if meter is not None:

@@ -33,16 +33,23 @@ from leuko.judgement.calibration import (
     fit_thresholds,
 )
 from leuko.judgement.metrics import measure
+from leuko.judgement.outliers import (
+    Reference,
+    choose_feature_limit,
+    fit_reference,
+    score_features,
+)
 from leuko.judgement.predictions import Predictions
 from leuko.judgement.results import judge_model
 from leuko.learning.batches import DEVIATION, MEAN
 from leuko.learning.bundle import MODEL, WEIGHTS, Bundle, check_place, write_bundle
 from leuko.learning.card import write_card
 from leuko.learning.export import ExportJob, Head, export_job
-from leuko.learning.facts import Decision, Facts, Preprocessing
-from leuko.learning.folds import FoldJob, FoldResult
+from leuko.learning.facts import Decision, Facts, Outliers, Preprocessing
+from leuko.learning.folds import FoldJob, FoldResult, read_features
 from leuko.learning.inference import ExportedNetwork
 from leuko.learning.parts import read_tensors
+from leuko.learning.seen import describe_seen
 from leuko.plan import Plan, Source
 from leuko.preparation import make_jobs, open_run, run_jobs, write_history
 from leuko.run import read_environment
@@ -131,7 +138,7 @@ def train(
             )
         place = folder / "bundle" if out is None else Path(out)
         check_place(place)
-        jobs = [replace(job, half=half) for job in make_jobs(folder, plan)]
+        jobs = [replace(job, half=half, features=True) for job in make_jobs(folder, plan)]
         if not refit and len(jobs) > 1:
             raise SettingsError(
                 f"There are {len(jobs)} folds, so no single model was judged that could be kept. "
@@ -147,17 +154,21 @@ def train(
         write_history(folder, {(j.model, j.repeat, j.fold): done[j.folder] for j in jobs})
         answers, parts = _collect(plan, jobs, done)
         watcher.say("calibrating and judging")
-        decision = _decide(plan, answers, coverage)
+        reference, outliers = _learn_outliers(jobs, final)
+        decision = replace(_decide(plan, answers, coverage), outliers=outliers)
         metrics = _judge(plan, answers, parts, coverage, decision)
         write_answers(folder, answers, plan.classes)
         watcher.say("exporting to ONNX, and comparing its answers with PyTorch's")
         head, exported, parity = _export(folder, plan, final, done[final.folder])
         facts = _describe(
             folder, plan, final, head=head, decision=decision, licence=licence, credits=credits,
-            measured={"metrics": metrics, "parity": parity},
+            measured={"metrics": metrics, "parity": parity, "seen": _list_seen(plan, jobs, final)},
         )  # fmt: skip
         weights, _ = read_tensors("weights", (final.folder / WEIGHTS).read_bytes())
-        return write_bundle(place, facts, weights=weights, model=exported, card=write_card(facts))
+        return write_bundle(
+            place, facts, weights=weights, model=exported, card=write_card(facts),
+            reference=reference,
+        )  # fmt: skip
 
 
 def _make_final(job: FoldJob) -> FoldJob:
@@ -202,6 +213,18 @@ def _decide(plan: Plan, answers: Predictions, coverage: float) -> Decision:
         thresholds=dict(zip(plan.classes, thresholds.tolist(), strict=True)),
         cells=dict(zip(plan.classes, counts.tolist(), strict=True)),
     )
+
+
+def _learn_outliers(jobs: Sequence[FoldJob], final: FoldJob) -> tuple[Reference, Outliers]:
+    """What cells are like for the final network; limits from cells that no network had seen."""
+    unseen = []
+    for job in jobs:
+        found = read_features(job)
+        own, _ = fit_reference(found["portraits"], found["features"])
+        unseen.append(score_features(own, found["test_features"]))
+    found = read_features(final)
+    reference, limit = fit_reference(found["portraits"], found["features"])
+    return reference, Outliers(limit, choose_feature_limit(np.concatenate(unseen)))
 
 
 def _judge(
@@ -290,6 +313,14 @@ def _describe(
         leuko=leuko.__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )  # fmt: skip
+
+
+def _list_seen(plan: Plan, jobs: Sequence[FoldJob], final: FoldJob) -> dict[str, str]:
+    """Which images the network was trained on, and which calibrated it."""
+    hashes = plan.cleaned.manifest.table["sha256"].to_list()
+    return describe_seen(
+        [hashes[i] for i in final.train], [hashes[i] for job in jobs for i in job.test]
+    )
 
 
 def _export(

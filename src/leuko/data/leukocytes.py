@@ -235,6 +235,33 @@ def cut_cell(field: Field, leukocyte: Leukocyte, size: int, window: float = WIND
     return resize_image(np.ascontiguousarray(piece), size, size)
 
 
+def place_in_cell(
+    boxes: Sequence[Sequence[float]],
+    height: int,
+    width: int,
+    leukocyte: Leukocyte,
+    window: float = WINDOW,
+) -> NDArray[np.float64]:
+    """Where boxes of a field lie in the picture that `cut_cell` cuts of one of its cells.
+
+    Args:
+        boxes: (n, 4): x0, y0, x1, y1 in px of the field.
+        height, width: Of the field, in px.
+        leukocyte: The cell; its scale has to be known.
+        window: As for `cut_cell`.
+
+    Returns:
+        (n, 4), the same as fractions of the picture's side; outside [0, 1] beyond its edge.
+    """
+    side = max(1, round(window * leukocyte.scale))
+    x, y = leukocyte.centre
+    # A side larger than the field: the field lies in the middle of the picture.
+    left = _place(x, side, width) if side <= width else -((side - width) // 2)
+    top = _place(y, side, height) if side <= height else -((side - height) // 2)
+    corner = np.array([left, top, left, top], dtype=np.float64)
+    return (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - corner) / side
+
+
 def cut_field(field: Field, size: int) -> Field:
     """The whole field as a square: squashed, not cropped, because a cell may touch the border.
 

@@ -203,7 +203,7 @@ def _measure_outline(mask: ByteMask) -> list[float]:
     hull_area, hull_length = max(cv2.contourArea(hull), 1), max(cv2.arcLength(hull, True), 1)
     xx, yy, xy = (moments[name] / area for name in ("mu20", "mu02", "mu11"))
     spread = np.hypot((xx - yy) / 2, xy)
-    long, short = (xx + yy) / 2 + spread, max((xx + yy) / 2 - spread, 1e-3)
+    long, short = (max((xx + yy) / 2 + turn * spread, 1e-3) for turn in (1, -1))  # of one pixel: 0
     hu = cv2.HuMoments(moments).ravel()
     hu[6] = abs(hu[6])  # the seventh changes its sign in the mirror
     thickness = _distance(1 - mask)[mask > 0]

@@ -36,7 +36,11 @@ class LabelTable:
 
 
 def read_table(
-    path: Path, columns: Sequence[Sequence[str]], optional: Sequence[str] = ()
+    path: Path,
+    columns: Sequence[Sequence[str]],
+    optional: Sequence[str] = (),
+    *,
+    others: bool = False,
 ) -> LabelTable:
     """Reads a table with a header row.
 
@@ -49,6 +53,7 @@ def read_table(
         columns: What is needed; each entry lists the names that one column may have, and the
             first of them is its name in the result.
         optional: Further columns to take where they exist.
+        others: Take all other columns with a name too, under it as it is written.
 
     Raises:
         LabelTableError: It is no table, or a column is missing, or a row has too many values.
@@ -80,6 +85,9 @@ def read_table(
     start = next(i for i, record in enumerate(records) if any(cell.strip() for cell in record))
     header = [cell.strip() for cell in records[start]]
     places = _find_columns(path, header, columns, optional)
+    if others:
+        left = [name for i, name in enumerate(header) if name and i not in places.values()]
+        places |= _find_columns(path, header, [], left)
     rows, numbers = [], []
     for number, record in enumerate(records[start + 1 :], start=1):
         if not any(cell.strip() for cell in record):

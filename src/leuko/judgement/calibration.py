@@ -167,6 +167,46 @@ def find_sets(
     return np.asarray(probabilities) >= np.asarray(thresholds)
 
 
+def find_coverage_band(
+    calibrated: Sequence[int], tested: Sequence[int], coverage: float, level: float = 0.99
+) -> tuple[float, float]:
+    """Where the observed coverage lies by chance, if new cells are like those of the calibration.
+
+    The thresholds of `fit_thresholds` cover a share of the cells of a class that is itself drawn,
+    Beta(n + 1 - r, r) with r = floor((n + 1)(1 - coverage)); how many of m new cells are covered
+    is Beta-binomial. The classes are independent, so their numbers add up.
+
+    Args:
+        calibrated: n of each class: cells that its threshold comes from.
+        tested: m of each class: new cells, drawn independently.
+        coverage: That was asked for, in (0, 1).
+        level: Share of such draws that lie within, in (0, 1).
+
+    Returns:
+        The lowest and the highest share of all the cells tested; 0 and 1 without any.
+
+    Source: Vovk 2012, arXiv:1209.2673; Angelopoulos and Bates 2021, arXiv:2107.07511.
+    """
+    from scipy.stats import betabinom
+
+    chances = np.ones(1)
+    for n, m in zip(calibrated, tested, strict=True):
+        rank = int(np.floor((n + 1) * (1 - coverage) + 1e-9))
+        own = np.zeros(m + 1)
+        if rank < 1:
+            own[m] = 1.0  # the class is in every set
+        else:
+            own = betabinom(m, n + 1 - rank, rank).pmf(np.arange(m + 1))
+        chances = np.convolve(chances, own)
+    total = len(chances) - 1
+    if not total:
+        return 0.0, 1.0
+    below = np.cumsum(chances)
+    tail = (1 - level) / 2
+    low, high = np.searchsorted(below, [tail, 1 - tail - 1e-12])
+    return float(low / total), float(min(high, total) / total)
+
+
 def cross_calibrate(
     y_true: Labels,
     probabilities: NDArray[np.floating],

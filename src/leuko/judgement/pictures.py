@@ -211,6 +211,61 @@ def draw_mistakes(
     return sheet.figure()
 
 
+@dataclass(frozen=True)
+class Look:
+    """One cell and what a model looked at in it.
+
+    Attributes:
+        picture: RGB (S, S, 3).
+        overlay: The same with the map laid over it.
+        truth, answer: Classes.
+        probability: Of the answer, in [0, 1].
+        image: Its id.
+    """
+
+    picture: Pixels
+    overlay: Pixels
+    truth: str
+    answer: str
+    probability: float
+    image: str
+
+
+@styled
+def draw_attention(rows: Mapping[str, Sequence[Look]]) -> Figure:
+    """Cells beside what a model looked at in them; a line of pairs under each heading.
+
+    Args:
+        rows: Per heading as many cells as are to be shown; as many as fit are drawn.
+    """
+    width, gap, target = round(WIDTH * DPI), 16, 96
+    some = [look for looks in rows.values() for look in looks]
+    side = _enlarge(some[0].picture, target).shape[0] if some else target
+    pair = 2 * side + 4
+    columns = max(1, (width + gap) // (pair + gap))
+    pitch, step = max(pair + gap, (width + gap) // columns), side + 96
+    sheet = _Sheet(max(width, pair), max(1, len(rows)) * step)
+    classes = dict.fromkeys(name for look in some for name in (look.truth, look.answer))
+    names = short_names(list(classes), pair // 10 - 3)
+    for number, (heading, looks) in enumerate(rows.items()):
+        y = number * step
+        sheet.write(1, y + 2, heading, weight="bold", size=7.5)
+        if not looks:
+            sheet.write(1, y + 30, "None.", size=7, color=QUIET)
+        for column, look in enumerate(looks[:columns]):
+            x, top = column * pitch, y + 26
+            sheet.put(x, top, _enlarge(look.picture, target))
+            sheet.put(x + side + 4, top, _enlarge(look.overlay, target))
+            sheet.write(x + 1, top + side + 4, names[look.truth], size=6.5)
+            if look.answer != look.truth:
+                said = f"→ {names[look.answer]}"
+                sheet.write(x + 1, top + side + 20, said, size=6.5, weight="bold",
+                            color=MODEL_COLOURS[1])  # fmt: skip
+            below = f"{look.probability:.2f} · {plain(look.image, 18)}"
+            sheet.write(x + 1, top + side + 37, below, size=5.8, color=QUIET)
+    return sheet.figure()
+
+
 @styled
 def draw_boxes(
     fields: Sequence[Pixels],

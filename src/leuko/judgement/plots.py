@@ -46,6 +46,8 @@ from leuko.judgement.canvas import (
 from leuko.judgement.findings import points, triple
 from leuko.judgement.metrics import ReliabilityCurve
 from leuko.judgement.pictures import (
+    Look,
+    draw_attention,
     draw_average_pictures,
     draw_boxes,
     draw_mistakes,
@@ -53,9 +55,9 @@ from leuko.judgement.pictures import (
 )  # fmt: skip
 
 __all__ = [
-    "Difference", "Stage", "draw_average_pictures", "draw_boxes", "draw_class_counts",
-    "draw_comparison", "draw_confusions", "draw_cost", "draw_leak_meter", "draw_mistakes",
-    "draw_reliability", "draw_samples", "draw_training_curves", "save_figure",
+    "Difference", "Look", "Stage", "draw_attention", "draw_average_pictures", "draw_boxes",
+    "draw_class_counts", "draw_comparison", "draw_confusions", "draw_cost", "draw_leak_meter",
+    "draw_mistakes", "draw_reliability", "draw_samples", "draw_training_curves", "save_figure",
 ]  # fmt: skip
 
 

@@ -25,12 +25,16 @@ from numpy.typing import NDArray
 
 from leuko.errors import DataError
 from leuko.judgement import findings
+from leuko.judgement.attention import read_study_maps
+from leuko.judgement.explanation import draw_map
 from leuko.judgement.metrics import BINS, reliability_curve
+from leuko.judgement.pointing import ELSEWHERE, describe_aim
 from leuko.storage import explain_storage_faults, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from leuko.judgement.pictures import Look
     from leuko.judgement.plots import Stage
 
 T = TypeVar("T")
@@ -41,9 +45,10 @@ COLUMNS = {
     "predictions.parquet": ("model", "repeat", "image", "label"),
 }
 HASHED = ("config.toml", "manifest.parquet", "ledger.json", "splits.parquet", "cells.npz",
-          "history.parquet", "predictions.parquet", "results.json")  # fmt: skip
+          "maps.npz", "history.parquet", "predictions.parquet", "results.json")  # fmt: skip
 MOST_MISTAKES = 15
 MOST_DISPUTED = 30
+MOST_LOOKS = 5  # cells in a row
 LARGEST_SVG = 400_000  # bytes; above, the PNG goes into the page
 
 
@@ -184,6 +189,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
         "reliability": plots.draw_reliability(bins, ece, run.models),
         "training_curves": plots.draw_training_curves(run.history, run.models),
         "mistakes": _draw_mistakes(run),
+        **_draw_attention(run),
         "class_counts": plots.draw_class_counts(_stages(run), run.found),
         **_draw_classes(run),
     }  # fmt: skip
@@ -225,6 +231,48 @@ def _draw_mistakes(run: Run) -> Figure:
         [run.classes[int(p[r].argmax())] for r in rows],
         [float(p[r].max()) for r in rows], [images[r] for r in rows],
     )  # fmt: skip
+
+
+def _draw_attention(run: Run) -> dict[str, Figure]:
+    """For each model some cells, right and wrong, beside what it looked at in them."""
+    from leuko.judgement import plots
+
+    figures, known = {}, set(run.images)
+    for model, (images, maps) in read_study_maps(run.folder).items():
+        truth, p, answered = _answers(run, model)
+        row = {image: i for i, image in enumerate(answered)}
+        heat = {row[image]: m for image, m in zip(images, maps, strict=True) if image in known}
+        right = [i for i in heat if p[i].argmax() == truth[i]]
+        wrong = [i for i in heat if p[i].argmax() != truth[i]]
+        chosen = {
+            "right answers, spread over the set": _spread(right),
+            "wrong answers, spread over the set": _spread(wrong),
+            "the surest wrong answers": [wrong[i] for i in np.argsort(-p[wrong].max(axis=1))],
+        }
+        looks = {
+            heading: [_look(run, answered[i], heat[i], truth[i], p[i]) for i in rows]
+            for heading, rows in chosen.items()
+        }
+        figures[f"attention_{run.models.index(model) + 1}"] = plots.draw_attention(looks)
+    return figures
+
+
+def _look(
+    run: Run, image: str, heat: NDArray[np.float32], truth: int, p: NDArray[np.float64]
+) -> Look:
+    from leuko.judgement.pictures import Look
+
+    picture, answer = run.cells[run.images.index(image)], int(p.argmax())
+    return Look(
+        picture, draw_map(picture, heat), run.classes[truth], run.classes[answer],
+        float(p[answer]), image,
+    )  # fmt: skip
+
+
+def _spread(values: Sequence[T]) -> list[T]:
+    """A few of many, evenly spaced."""
+    n = min(MOST_LOOKS, len(values))
+    return [values[len(values) * i // n] for i in range(n)]
 
 
 def _draw_disputed(run: Run) -> Figure:
@@ -367,6 +415,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "judged": findings.judged(results),
         "labels": results.get("labels"), "shown_disputes": MOST_DISPUTED,
         "disputes": findings.disputes(results["labels"]) if results.get("labels") else [],
+        **_describe_attention(results["models"]),
         "limits": findings.limits(results, lost), "issues": _count_issues(run.manifest),
         "steps": run.steps, "stages": _stages(run), "found": run.found,
         "folds": _fold_sizes(run), "protocol_rows": [
@@ -380,6 +429,17 @@ def _facts(run: Run) -> dict[str, Any]:
         "version": run.environment.get("leuko") or _toml(run.config).get("version") or "",
         "metric": (results["pairs"] or [{}])[0].get("metric", "accuracy"),
     }  # fmt: skip
+
+
+def _describe_attention(models: Mapping[str, Any]) -> dict[str, Any]:
+    """What each model looks at, by name of its figure; and the models that look elsewhere."""
+    looked = [
+        {"model": name, "figure": f"attention_{number}", **model["attention"],
+         "sentence": describe_aim(name, model["attention"])}
+        for number, (name, model) in enumerate(models.items(), start=1)
+        if model.get("attention")
+    ]  # fmt: skip
+    return {"looked": looked, "elsewhere": [x for x in looked if x["verdict"] == ELSEWHERE]}
 
 
 def _title(results: Mapping[str, Any]) -> str:

@@ -222,6 +222,28 @@ def augment(
     return _encode(images, augmentation, draw) if augmentation.jpeg else images
 
 
+def change_cells(
+    cells: NDArray[np.uint8], augmentation: Augmentation, *, seed: int, batch: int = 64
+) -> NDArray[np.uint8]:
+    """Cells (N, S, S, 3) as `augment` changes them: what other laboratories might see.
+
+    Args:
+        cells: As they are cut out.
+        augmentation: How far they may differ.
+        seed: Decides how each is changed.
+        batch: Cells at a time; it is part of what is drawn.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for start in range(0, len(cells), batch):
+        images = torch.from_numpy(cells[start : start + batch]).permute(0, 3, 1, 2).float() / 255
+        changed = augment(images, augmentation, generator).permute(0, 2, 3, 1)
+        parts.append((changed * 255).round().byte().numpy())
+    return np.concatenate(parts) if parts else cells
+
+
 def _move(
     images: torch.Tensor, a: Augmentation, draw: Draw, size: int, reach: float
 ) -> torch.Tensor:
@@ -315,3 +337,15 @@ def turn_views(cells: NDArray[np.uint8], views: int) -> Iterator[NDArray[np.uint
     for mirrored in (cells, cells[:, :, ::-1]):
         for turns in range(4):
             yield np.ascontiguousarray(np.rot90(mirrored, turns, axes=(1, 2)))
+
+
+def turn_back(maps: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+    """Lays what was computed for one view on the cells as they are.
+
+    Args:
+        maps: (B, h, w), one for each cell of the view.
+        number: Which of the views that `turn_views` yields, from 0.
+    """
+    mirrored, turns = divmod(number, 4)
+    upright = np.rot90(maps, -turns, axes=(1, 2))
+    return np.ascontiguousarray(upright[:, :, ::-1] if mirrored else upright)

@@ -4,6 +4,7 @@
     weights.safetensors  the weights, by PyTorch's names
     model.onnx           the same weights as a network that runs without PyTorch
     golden.safetensors   five drawn pictures, and what the model answered when it was made
+    reference.safetensors  what cells are like, to tell other things from them; may be missing
     card.md              the same for a person to read
     SHA256SUMS           the hash of each of them
 
@@ -23,7 +24,8 @@ import json
 import os
 import shutil
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from leuko.data.leukocytes import Leukocyte, choose_leukocyte, estimate_scale, f
 from leuko.data.morphology import KINDS
 from leuko.errors import BundleError, OutputError
 from leuko.judgement.calibration import apply_temperature
+from leuko.judgement.outliers import Reference, score_features, score_portraits
 from leuko.learning.facts import Facts
 from leuko.learning.graph import Graph, add_note, read_graph
 from leuko.learning.inference import ExportedNetwork
@@ -51,8 +54,9 @@ from leuko.learning.parts import (
 from leuko.storage import explain_storage_faults, write_atomically
 
 FACTS, WEIGHTS, MODEL = "bundle.json", "weights.safetensors", "model.onnx"
-GOLDEN, CARD = "golden.safetensors", "card.md"
+GOLDEN, CARD, REFERENCE = "golden.safetensors", "card.md", "reference.safetensors"
 PARTS = (FACTS, WEIGHTS, MODEL, GOLDEN, CARD, SUMS)
+OPTIONAL = (REFERENCE,)
 
 OPSET = 20
 TEXT = "leuko"  # where a file's own copy of the facts is kept
@@ -64,6 +68,7 @@ GOLDEN_COUNT = 5
 # Between processors answers differ by about 1e-6; a changed picture, class or temperature shows in
 # the second decimal. A single weight is compared bit by bit.
 GOLDEN_TOLERANCE = 1e-4
+SCORE_TOLERANCE = 1e-3  # of scores of outliers, which add up hundreds of squares
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -78,6 +83,7 @@ class Bundle:
         facts: What ``bundle.json`` says.
         network: Ready to answer.
         head: Weights (K, D) and bias (K,) of the last layer, for features without PyTorch.
+        reference: What cells are like; None in a bundle that can't tell other things from them.
     """
 
     path: Path
@@ -85,11 +91,34 @@ class Bundle:
     facts: Facts
     network: ExportedNetwork
     head: tuple[NDArray[np.float32], NDArray[np.float32]]
+    reference: Reference | None = None
 
     def answer(self, cells: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Calibrated probabilities (N, K) and features (N, D) of cells (N, S, S, 3)."""
         raw, features = self.network.answer(cells, views=self.facts.preprocessing.views)
         return apply_temperature(raw, self.facts.decision.temperature), features
+
+    def score_outliers(
+        self, portraits: NDArray[np.floating], features: NDArray[np.floating]
+    ) -> NDArray[np.float64]:
+        """How far cells lie from what is known, as shares of the limits.
+
+        Args:
+            portraits: (N, P) from `leuko.data.portraits.describe_cell`.
+            features: (N, D) from `answer`.
+
+        Returns:
+            (N, 2) for portraits and features; above 1 it is no cell that the model can know.
+            All 0 without a reference.
+        """
+        limits = self.facts.decision.outliers
+        if self.reference is None or limits is None:
+            return np.zeros((len(features), 2))
+        shares = (
+            score_portraits(self.reference, portraits) / limits.portraits,
+            score_features(self.reference, features) / limits.features,
+        )
+        return np.stack(shares, axis=1)
 
 
 def load_bundle(path: str | os.PathLike[str], *, threads: int | None = None) -> Bundle:
@@ -103,7 +132,7 @@ def load_bundle(path: str | os.PathLike[str], *, threads: int | None = None) -> 
         BundleError: Says what is wrong.
     """
     place = Path(path)
-    parts = read_parts(place, PARTS)
+    parts = read_parts(place, PARTS, OPTIONAL)
     identity = check_sums(parts)
     facts = Facts.from_json(read_json(FACTS, parts[FACTS]))
     weights, texts = read_tensors(WEIGHTS, parts[WEIGHTS])
@@ -121,13 +150,20 @@ def load_bundle(path: str | os.PathLike[str], *, threads: int | None = None) -> 
             f"{facts.features} features. The parts of this bundle don't belong together."
         )
     head = (weight.astype(np.float32), bias.astype(np.float32))
-    bundle = Bundle(place, identity, facts, network, head)
+    reference = _read_reference(parts.get(REFERENCE), facts)
+    bundle = Bundle(place, identity, facts, network, head, reference)
     _check_golden(bundle, parts[GOLDEN])
     return bundle
 
 
 def write_bundle(
-    path: str | os.PathLike[str], facts: Facts, *, weights: Tensors, model: bytes, card: str
+    path: str | os.PathLike[str],
+    facts: Facts,
+    *,
+    weights: Tensors,
+    model: bytes,
+    card: str,
+    reference: Reference | None = None,
 ) -> Bundle:
     """Writes a bundle whole or not at all, after having read it back and checked it.
 
@@ -137,6 +173,7 @@ def write_bundle(
         weights: By PyTorch's names.
         model: ``model.onnx``, without its copy of the facts.
         card: ``card.md``.
+        reference: What cells are like, if the facts have limits for outliers.
 
     Raises:
         OutputError: There is something at `path`.
@@ -152,9 +189,13 @@ def write_bundle(
         FACTS: (json.dumps(facts.to_json(), indent=1, ensure_ascii=False) + "\n").encode(),
         WEIGHTS: write_tensors(_pack_weights(weights), {TEXT: facts.model_text}),
         MODEL: model,
-        GOLDEN: _make_golden(facts, network),
         CARD: card.encode(),
     }
+    if reference is not None:
+        tensors = _pack_reference(reference)
+        parts[REFERENCE] = write_tensors(tensors, {TEXT: facts.answer_text})
+        reference = _unpack_reference(tensors)
+    parts[GOLDEN] = _make_golden(facts, network, reference)
     parts[SUMS] = write_sums(parts)
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
@@ -168,7 +209,7 @@ def write_bundle(
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
-    return Bundle(place, checked.id, checked.facts, checked.network, checked.head)
+    return replace(checked, path=place)
 
 
 def take_model(path: str | os.PathLike[str], out: Path) -> Path:
@@ -185,7 +226,7 @@ def take_model(path: str | os.PathLike[str], out: Path) -> Path:
     """
     check_place(out)
     load_bundle(path)
-    return write_atomically(out, read_parts(Path(path), PARTS)[MODEL])
+    return write_atomically(out, read_parts(Path(path), PARTS, OPTIONAL)[MODEL])
 
 
 def check_place(path: Path) -> None:
@@ -232,6 +273,42 @@ def _pack_weights(weights: Tensors) -> Tensors:
     if any((halved[k].astype(v.dtype) != v).any() for k, v in large.items()):
         return weights
     return {k: halved.get(k, v) for k, v in weights.items()}
+
+
+def _pack_reference(reference: Reference) -> Tensors:
+    """Half precision: distances keep three digits, and the part is half as large."""
+    return {name: value.astype(np.float16) for name, value in reference.to_tensors().items()}
+
+
+def _unpack_reference(tensors: Tensors) -> Reference:
+    return Reference(**{name: value.astype(np.float32) for name, value in tensors.items()})
+
+
+def _read_reference(data: bytes | None, facts: Facts) -> Reference | None:
+    """What cells are like, if the facts have limits for it."""
+    if (data is None) != (facts.decision.outliers is None):
+        have, lack = (FACTS, REFERENCE) if data is None else (REFERENCE, FACTS)
+        raise BundleError(
+            f"{have} tells cells from other things, but {lack} has nothing about it. The parts of "
+            "this bundle don't belong together; get it again from where it was made."
+        )
+    if data is None:
+        return None
+    tensors, texts = read_tensors(REFERENCE, data)
+    _check_texts(REFERENCE, texts.get(TEXT), facts.answer_text)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    sides = shapes.get("axes", (0, 0)), shapes.get("examples", (0, 0))
+    expected = {
+        "centre": sides[0][:1], "spread": sides[0][:1], "axes": sides[0],
+        "feature_axes": (facts.features, *sides[1][1:]), "examples": sides[1],
+    }  # fmt: skip
+    halves = all(tensor.dtype == np.float16 for tensor in tensors.values())
+    if shapes != expected or not halves or not all(map(len, tensors.values())):
+        raise BundleError(
+            f"{REFERENCE} holds {shapes}; expected float16 in {', '.join(expected)}, of shapes "
+            "that fit each other. Get the bundle again from where it was made."
+        )
+    return _unpack_reference(tensors)
 
 
 # --- checking -------------------------------------------------------------------------------------
@@ -311,6 +388,7 @@ def _check_golden(bundle: Bundle, data: bytes) -> None:
         "places": (GOLDEN_COUNT, 3),  # x, y, pixels per µm
         "digests": (GOLDEN_COUNT, 32),  # SHA-256 of each cell as it was cut out
         "probabilities": (GOLDEN_COUNT, len(facts.classes)),
+        "outliers": (GOLDEN_COUNT, 2),  # scores, as shares of their limits
     }
     if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
         raise BundleError(
@@ -327,7 +405,7 @@ def _check_golden(bundle: Bundle, data: bytes) -> None:
                 "install the versions named in card.md."
             )
         cells.append(cell)
-    answers, _ = bundle.answer(np.stack(cells))
+    answers, features = bundle.answer(np.stack(cells))
     off = float(np.abs(answers - tensors["probabilities"].astype(np.float64)).max())
     if not off <= GOLDEN_TOLERANCE:
         raise BundleError(
@@ -335,9 +413,24 @@ def _check_golden(bundle: Bundle, data: bytes) -> None:
             f"at most {GOLDEN_TOLERANCE:g}. The model, its temperature or the order of its classes "
             "was changed. Get the bundle again from where it was made."
         )
+    portraits = np.zeros((len(cells), 0)) if bundle.reference is None else _describe(cells)
+    scores = bundle.score_outliers(portraits, features)
+    expected = tensors["outliers"].astype(np.float64)
+    if not np.allclose(scores, expected, rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE):
+        raise BundleError(
+            f"The golden pictures lie {scores.max(0).round(3).tolist()} limits away from cells; "
+            f"expected {expected.max(0).round(3).tolist()}. What tells cells from other things "
+            "was changed. Get the bundle again from where it was made."
+        )
 
 
-def _make_golden(facts: Facts, network: ExportedNetwork) -> bytes:
+def _describe(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+    return np.stack([describe_cell(cell) for cell in cells])
+
+
+def _make_golden(facts: Facts, network: ExportedNetwork, reference: Reference | None) -> bytes:
     """Draws the golden pictures and writes down what the model says to them."""
     prepared = facts.preprocessing
     pictures, places, cells = [], [], []
@@ -354,13 +447,18 @@ def _make_golden(facts: Facts, network: ExportedNetwork) -> bytes:
         pictures.append(picture)
         places.append((x, y, scale))
         cells.append(prepared.cut(picture, place))
-    raw, _ = network.answer(np.stack(cells), views=prepared.views)
+    raw, features = network.answer(np.stack(cells), views=prepared.views)
+    scores = np.zeros((GOLDEN_COUNT, 2))
+    if reference is not None and (limits := facts.decision.outliers) is not None:
+        scores[:, 0] = score_portraits(reference, _describe(cells)) / limits.portraits
+        scores[:, 1] = score_features(reference, features) / limits.features
     digests = [np.frombuffer(hashlib.sha256(c.tobytes()).digest(), np.uint8) for c in cells]
     tensors: Tensors = {
         "pictures": np.stack(pictures),
         "places": np.array(places, np.float64),
         "digests": np.stack(digests),
         "probabilities": apply_temperature(raw, facts.decision.temperature),
+        "outliers": scores,
     }
     return write_tensors(tensors, {TEXT: facts.answer_text})
 

@@ -19,7 +19,7 @@ from leuko.data.leukocytes import Leukocyte, cut_cell, cut_field
 from leuko.errors import BundleError, LeukoError
 from leuko.learning.models import find_architecture
 
-FORMAT = 1
+FORMAT = 2
 RESIZE = "bilinear, antialiased"  # what leuko.data.image.resize_image does
 
 
@@ -52,6 +52,19 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Outliers:
+    """Beyond which scores of `leuko.judgement.outliers` something is no cell that is known.
+
+    Attributes:
+        portraits: Limit for what a picture is like.
+        features: Limit for what the network makes of it.
+    """
+
+    portraits: float
+    features: float
+
+
+@dataclass(frozen=True)
 class Decision:
     """What turns the network's output into an answer that means what it says.
 
@@ -61,8 +74,8 @@ class Decision:
         coverage: That the sets of classes were made for; None without thresholds.
         thresholds: Least probability with which each class is in the set; None without.
         cells: Cells of each class that the thresholds come from; None without.
-        outliers: Kept for thresholds of a score that tells what is no leukocyte; None in this
-            version of the format, which has none.
+        outliers: Limits beyond which a picture is rejected; they belong to
+            ``reference.safetensors``. None without.
     """
 
     temperature: float = 1.0
@@ -70,7 +83,7 @@ class Decision:
     coverage: float | None = None
     thresholds: dict[str, float] | None = None
     cells: dict[str, int] | None = None
-    outliers: None = None
+    outliers: Outliers | None = None
 
 
 @dataclass(frozen=True)
@@ -166,13 +179,16 @@ def _read_preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
 
 def _read_decision(facts: Mapping[str, Any]) -> Decision:
     _check_keys("decision", facts, set(Decision.__dataclass_fields__))
+    outliers = None
     if facts["outliers"] is not None:
-        raise BundleError("This Leuko reads no thresholds for outliers; use a newer version.")
+        limits = _take(facts, "outliers", dict)
+        _check_keys("outliers", limits, set(Outliers.__dataclass_fields__))
+        outliers = Outliers(**{name: _number(limits, name) for name in limits})
     absent = [facts[key] is None for key in ("coverage", "thresholds", "cells")]
     if any(absent) and not all(absent):
         raise BundleError("Of coverage, thresholds and cells of the decision some are missing.")
     if facts["thresholds"] is None:
-        return Decision(_number(facts, "temperature"), _number(facts, "minimum"))
+        return Decision(_number(facts, "temperature"), _number(facts, "minimum"), outliers=outliers)
     thresholds, cells = _take(facts, "thresholds", dict), _take(facts, "cells", dict)
     return Decision(
         _number(facts, "temperature"),
@@ -180,6 +196,7 @@ def _read_decision(facts: Mapping[str, Any]) -> Decision:
         _number(facts, "coverage"),
         {name: _number(thresholds, name) for name in thresholds},
         {name: _take(cells, name, int) for name in cells},
+        outliers,
     )
 
 
@@ -214,6 +231,8 @@ def _check(facts: Facts) -> None:
         (set(decision.cells or {}) == set(named), "cells"),
         (all(0 <= t <= 1 for t in thresholds.values()), "thresholds"),
         (facts.features > 0, "features"),
+        (decision.outliers is None or decision.outliers.portraits > 0, "portraits"),
+        (decision.outliers is None or decision.outliers.features > 0, "features"),
     ):
         if not fine:
             raise BundleError(f"The value of {what!r} in bundle.json is out of its range.")

@@ -225,7 +225,14 @@ def schedule(step: int, total: int, settings: FitSettings) -> float:
 def predict(
     network: nn.Module, cells: NDArray[np.uint8], *, views: int = 8, batch: int = 64
 ) -> NDArray[np.float64]:
-    """Class probabilities of cells.
+    """Class probabilities of cells: the first of what `answer` gives."""
+    return answer(network, cells, views=views, batch=batch)[0]
+
+
+def answer(
+    network: nn.Module, cells: NDArray[np.uint8], *, views: int = 8, batch: int = 64
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Class probabilities of cells, and the features that they follow from.
 
     Args:
         network: As `fit` left it.
@@ -234,15 +241,20 @@ def predict(
         batch: Images at a time; it doesn't change the result beyond rounding.
 
     Returns:
-        (N, K); rows sum to 1.
+        (N, K), rows sum to 1; and (N, D), what the last linear layer takes, the mean over views.
+        Without a linear layer D is 0.
     """
     import torch
 
     order_in_memory = choose_memory_format(network)
     network.eval().to(memory_format=order_in_memory)  # type: ignore[call-overload]
-    rows = []
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
+    taken: list[torch.Tensor] = []
+    hook = layers[-1].register_forward_pre_hook(lambda _, x: taken.append(x[0])) if layers else None
+    rows, features = [], []
     with torch.inference_mode():
         for start in range(0, len(cells), batch):
+            taken.clear()
             answers = [
                 network(
                     make_input(torch.from_numpy(view)).contiguous(memory_format=order_in_memory)
@@ -250,8 +262,12 @@ def predict(
                 for view in turn_views(cells[start : start + batch], views)
             ]
             rows.append(torch.stack([a.double().softmax(1) for a in answers]).mean(0))
-    probabilities: NDArray[np.float64] = torch.cat(rows).numpy()
-    return probabilities
+            features.append(
+                torch.stack(taken).mean(0) if taken else torch.zeros((len(rows[-1]), 0))
+            )
+    if hook is not None:
+        hook.remove()
+    return torch.cat(rows).numpy(), torch.cat(features).float().numpy()
 
 
 def round_to_half(network: nn.Module) -> None:

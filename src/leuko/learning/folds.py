@@ -11,14 +11,25 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leuko.engine import keep_freed_memory
+from leuko.errors import ResumeError
 from leuko.learning.fit import Epoch, FitSettings
+from leuko.learning.parts import read_tensors, write_tensors
 from leuko.storage import write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FEATURES = "features.safetensors"
+EXAMPLES = 250  # training cells of each class that new cells are compared with
+PORTRAITS = 4000  # of changed cells
+MOST_COPIES = 20  # of one cell among them
+MAPS = "maps.npz"
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,10 @@ class FoldJob:
         training: File of the run with the pictures for training; its rows are those of
             ``cells.npz``, in which the test pictures are.
         half: Whether the weights are rounded to half precision before the test.
+        features: Whether features of the test rows and of some training rows of each class stay
+            in the job's folder, for telling what is no cell.
+        explained: For how many of the test pictures, evenly spaced, a map of what the answer
+            rests on stays in the job's folder.
     """
 
     run: Path
@@ -59,6 +74,8 @@ class FoldJob:
     part: str = "fits"
     training: str = "cells.npz"
     half: bool = False
+    features: bool = False
+    explained: int = 0
 
     @property
     def folder(self) -> Path:
@@ -117,7 +134,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     """
     import torch
 
-    from leuko.learning.fit import fit, predict, round_to_half
+    from leuko.learning.fit import answer, fit, round_to_half
     from leuko.learning.models import build, count_flops, count_parameters
 
     torch.set_num_threads(1)
@@ -155,12 +172,17 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
         send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
     if job.half:
         round_to_half(network)
-    probabilities = predict(network, tested, views=job.settings.views)
+    probabilities, features = answer(network, tested, views=job.settings.views)
+    if job.features:
+        _write_features(job, network, features)
     if job.keep_weights:
         from safetensors.torch import save_file
 
         tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
         write_atomically(job.folder / "weights.safetensors", lambda p: save_file(tensors, p))
+    if job.explained:
+        send(None)
+        _write_maps(job, network, tested, probabilities)
     result = FoldResult(probabilities, history, count_parameters(network), flops)
     _write_result(job, result)
     checkpoint.unlink(missing_ok=True)
@@ -171,6 +193,49 @@ def _read_cells(path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     with np.load(path, allow_pickle=False) as file:
         cells: NDArray[np.uint8] = file["cells"][rows]
     return cells
+
+
+def _write_features(job: FoldJob, network: nn.Module, features: NDArray[np.float32]) -> None:
+    """Writes what tells cells from other things: see `leuko.judgement.outliers`."""
+    from leuko.data.portraits import describe_cell
+    from leuko.learning.batches import WIDE, change_cells
+    from leuko.learning.fit import answer
+
+    rng = np.random.default_rng(job.fit_seed)
+    chosen = []
+    for label in range(job.classes):
+        own = np.unique(job.train[job.labels[job.train] == label])  # rows may be repeated
+        chosen.append(rng.permutation(own)[:EXAMPLES])
+    rows = rng.permutation(np.concatenate(chosen))
+    known = _read_cells(job.run / "cells.npz", job.rows[rows])
+    _, seen = answer(network, known, views=job.settings.views)
+    # An even number of cells, so that even and odd rows are different cells in every copy.
+    even = known[: len(known) // 2 * 2]
+    copies = min(max(PORTRAITS // max(len(even), 1), 2), MOST_COPIES)
+    wide = [change_cells(even, WIDE, seed=job.fit_seed + copy) for copy in range(copies)]
+    portraits = [describe_cell(cell) for part in wide for cell in part]
+    tensors = {"features": seen, "portraits": np.stack(portraits), "test_features": features}
+    write_atomically(job.folder / FEATURES, write_tensors(tensors, {}))
+
+
+def read_features(job: FoldJob) -> dict[str, NDArray[Any]]:
+    """What a finished job with `features` left.
+
+    Returns:
+        ``features`` (R, D) of training cells as they are, ``portraits`` (M, P) of training cells
+        as widely changed as laboratories differ, every second row another cell, and
+        ``test_features`` (M, D).
+
+    Raises:
+        ResumeError: The job was done by a version that left none.
+    """
+    path = job.folder / FEATURES
+    if not path.exists():
+        raise ResumeError(
+            f"{path} is missing: this run was begun without what tells cells from other things. "
+            "Train anew."
+        )
+    return read_tensors(FEATURES, path.read_bytes())[0]
 
 
 def read_result(job: FoldJob) -> FoldResult | None:
@@ -185,6 +250,41 @@ def read_result(job: FoldJob) -> FoldResult | None:
         parameters=facts["parameters"],
         flops=facts["flops"],
     )
+
+
+def read_maps(job: FoldJob) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    """What a finished job explained.
+
+    Returns:
+        Indices (M,) into the job's `test`; maps (M, h, w) of the class that was answered, see
+        `leuko.learning.attention.explain`. None where the network has no map.
+    """
+    path = job.folder / MAPS
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return file["rows"], file["maps"]
+
+
+def _write_maps(
+    job: FoldJob,
+    network: nn.Module,
+    tested: NDArray[np.uint8],
+    probabilities: NDArray[np.float64],
+) -> None:
+    from leuko.learning.attention import explain
+
+    rows = np.unique(np.linspace(0, len(tested) - 1, min(job.explained, len(tested))).astype(int))
+    answers = probabilities[rows].argmax(axis=1)
+    maps = explain(network, tested[rows], answers, views=job.settings.views)
+    if maps is None:
+        return
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, rows=rows, maps=maps)
+
+    write_atomically(job.folder / MAPS, save)
 
 
 def _write_result(job: FoldJob, result: FoldResult) -> None:

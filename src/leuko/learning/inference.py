@@ -5,6 +5,7 @@ Knows cells and answers; knows nothing of classes, temperatures or files.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ class ExportedNetwork:
     def __init__(
         self, model: bytes, *, size: int, classes: int, threads: int | None = None
     ) -> None:
+        # The official builds send events to their maker, and leave files behind, unless this is
+        # set before they are loaded. A laboratory's machine tells nobody what it does.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

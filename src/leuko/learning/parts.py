@@ -26,12 +26,15 @@ SUMS = "SHA256SUMS"
 _TORCH_PICKLE = re.compile(rb"[^/]*/?data\.pkl")
 
 
-def read_parts(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+def read_parts(
+    path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, bytes]:
     """Reads exactly these files.
 
     Args:
         path: The folder or zip.
-        names: Of all files that must be there; no other may be.
+        names: Of all files that must be there.
+        optional: Of those that may be there; no other may be.
 
     Raises:
         BundleError: Something is missing, or there is something else.
@@ -44,7 +47,7 @@ def read_parts(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
         raise BundleError(
             f"There is no bundle at {path}; expected a folder or a zip that leuko train wrote."
         )
-    others = sorted(set(parts) - set(names))
+    others = sorted(set(parts) - {*names, *optional})
     for name in others:
         if is_pickle(name, parts[name]):
             raise BundleError(

@@ -100,12 +100,17 @@ def check_unseen(models: Iterable[str], hashes: set[str]) -> None:
 
 
 def read_hashes(path: Path) -> set[int]:
-    """The first 64 bits of the SHA-256 of each image, from a file of `write_hashes`."""
-    return set(np.frombuffer(path.read_bytes(), dtype=">u8").tolist())
+    """The first 64 bits of the SHA-256 of each image, from a file of what `pack_hashes` gave."""
+    return unpack_hashes(path.read_bytes())
+
+
+def unpack_hashes(packed: bytes) -> set[int]:
+    """The first 64 bits of the SHA-256 of each image, from what `pack_hashes` gave."""
+    return set(np.frombuffer(packed, dtype=">u8").tolist())
 
 
 def pack_hashes(hashes: Iterable[str]) -> bytes:
-    """What `read_hashes` reads: eight bytes an image, sorted."""
+    """What `unpack_hashes` reads: eight bytes an image, sorted."""
     return np.array(sorted(int(h[:DIGITS], 16) for h in set(hashes)), dtype=">u8").tobytes()
 
 

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,7 @@ class Predictions:
 
     def to_csv(self) -> str:
         """As ``leuko predict`` writes it."""
-        out = io.StringIO(newline="")
-        _write_csv(out, self.answers, self.classes)
-        return out.getvalue()
+        return write_table(self.answers, self.classes)
 
     def write(self, path: str | Path) -> Path:
         """Writes ``.csv``, ``.parquet`` or ``.json``, by the name."""
@@ -171,6 +169,27 @@ def count_states(answers: Iterable[Answer]) -> dict[str, int]:
     return {state: found[state] for state in (PRE_CLASSIFIED, UNIDENTIFIED, REJECTED)}
 
 
+def write_table(
+    answers: Sequence[Answer],
+    classes: Sequence[str],
+    more: Mapping[str, Sequence[Any]] | None = None,
+) -> str:
+    """The table as CSV.
+
+    Args:
+        answers: Its rows.
+        classes: K names.
+        more: By name further columns, written last.
+    """
+    more = more or {}
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([defuse(name) for name in (*name_columns(classes), *more)])
+    for answer, *rest in zip(answers, *more.values(), strict=True):
+        writer.writerow([defuse(value) for value in (*_to_row(answer, len(classes)), *rest)])
+    return out.getvalue()
+
+
 def _to_row(answer: Answer, classes: int) -> list[Any]:
     """Values in the order of the columns."""
     return [
@@ -185,14 +204,7 @@ def _to_object(answer: Answer, classes: Sequence[str]) -> dict[str, Any]:
     return {**facts, "set": list(answer.set)}
 
 
-def _write_csv(out: io.StringIO, answers: Iterable[Answer], classes: Sequence[str]) -> None:
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_defuse(name) for name in name_columns(classes)])
-    for answer in answers:
-        writer.writerow([_defuse(value) for value in _to_row(answer, len(classes))])
-
-
-def _defuse(value: Any) -> Any:
+def defuse(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe before it."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return "'" + value

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from leuko.data.leukocytes import (
 )
 from leuko.data.scales import sample_sizes
 from leuko.engine import count_cores
-from leuko.errors import BundleError, ImageError
+from leuko.errors import BundleError, ImageError, UnknownNameError, suggest
 from leuko.learning.bundle import Bundle, load_bundle
 from leuko.learning.facts import Decision
 from leuko.use.answers import (
@@ -40,10 +40,15 @@ from leuko.use.answers import (
     SetAside,
 )
 from leuko.use.inputs import Item, gather
+from leuko.use.maps import CellMap, map_cells
 
 PART = 64  # pictures that are read while those before them are answered
 CERTAIN = 0.5  # of a leukocyte in a field, as measured in results/leukocytes.md
 NO_CELL = "no leukocyte was found"
+UNLIKE = (
+    "the picture is unlike those of stained cells",
+    "the network takes it for nothing that it was trained on",
+)
 
 Pixels = NDArray[np.uint8]
 Scales = dict[tuple[int, int], float]
@@ -56,6 +61,20 @@ class _Found:
 
     leukocyte: Leukocyte
     pixels: Pixels
+    portrait: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures that were read and cut, half of the way to an answer.
+
+    Attributes:
+        items: Their names; what they were made from is let go.
+        ready: The cells of each.
+    """
+
+    items: Sequence[Item]
+    ready: Sequence[list[_Found] | SetAside]
 
 
 class Predictor:
@@ -127,8 +146,59 @@ class Predictor:
             items: From `leuko.use.inputs.gather`.
             scale: As for `predict`.
         """
+        for prepared in self._read(items, scale):
+            yield from self.conclude(prepared)
+
+    def explain(
+        self,
+        images: Any,
+        *,
+        of: str | None = None,
+        scale: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[CellMap]:
+        """What the answers rest on: for each cell with a class the map of what speaks for it.
+
+        Args:
+            images, scale, progress: As for `predict`.
+            of: The class to explain; None for the one that was answered.
+
+        Yields:
+            Cell by cell in the order of `predict`, in little memory; none for what is rejected
+            or can't be read.
+
+        Raises:
+            UnknownNameError: The model has no class of that name.
+            BundleError: The bundle's network gives no map.
+        """
+        if of is not None and of not in self.classes:
+            raise UnknownNameError(f"The model has no class {of!r}. {suggest(of, [*self.classes])}")
+        items, _ = gather(images)
+        done = 0
+        for prepared in self._read(items, scale):
+            found = zip(self.conclude(prepared), prepared.ready, strict=True)
+            named = [
+                (answer, of or answer.label, cell.pixels)
+                for answers, cells in found
+                if isinstance(answers, list) and isinstance(cells, list)
+                for answer, cell in zip(answers, cells, strict=False)  # no cell has an answer too
+                if answer.label is not None
+            ]
+            if named:
+                pixels = np.stack([cell for _, _, cell in named])
+                wanted = np.array([self.classes.index(label) for _, label, _ in named])
+                for (answer, label, cell), heat in zip(
+                    named, map_cells(self.bundle, pixels, wanted), strict=True
+                ):
+                    yield CellMap(answer, label, heat, cell)
+            done += len(prepared.items)
+            if progress is not None:
+                progress(done, len(items))
+
+    def _read(self, items: Sequence[Item], scale: float | None) -> Iterator[Prepared]:
+        """Reads and cuts part by part, the next one while the network is at work."""
         with ThreadPoolExecutor(count_cores()) as pool:
-            scales = {} if scale else self._measure_scales(items, pool)
+            scales = {} if scale else self._measure_scales(items, pool.map)
 
             def begin(start: int) -> list[Future[list[_Found] | SetAside]]:
                 part = items[start : start + PART]
@@ -137,10 +207,57 @@ class Predictor:
             ahead = begin(0)
             for start in range(0, len(items), PART):
                 ready = [future.result() for future in ahead]
-                ahead = begin(start + PART)  # read while the network is at work
-                yield from self._answer(items[start : start + PART], ready)
+                ahead = begin(start + PART)
+                yield Prepared(items[start : start + PART], ready)
 
-    def _measure_scales(self, items: Sequence[Item], pool: ThreadPoolExecutor) -> Scales:
+    def answer_cells(
+        self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
+    ) -> tuple[list[Answer], NDArray[np.float64]]:
+        """Answers for cells that were cut out elsewhere, one of each picture.
+
+        Args:
+            images: N names, one at least.
+            leukocytes: What was cut around, N.
+            cells: N pictures (S, S, 3), as ``preprocessing.cut`` of the bundle cuts them.
+
+        Returns:
+            N answers as `predict` gives them, and calibrated probabilities (N, K), of what is
+            rejected too.
+        """
+        probabilities, features = self.bundle.answer(np.stack(cells))
+        with ThreadPoolExecutor(count_cores()) as pool:
+            portraits = list(pool.map(self._portray, cells))
+        scores = self._score(portraits, features)
+        rows = zip(images, leukocytes, probabilities, scores, strict=True)
+        answers = [
+            self._describe(image, 1, cell, p, outlier)
+            if cell.score > 0
+            else Answer(image, state=REJECTED, reason=NO_CELL)
+            for image, cell, p, outlier in rows
+        ]
+        return answers, probabilities
+
+    def prepare(self, items: Sequence[Item], *, scale: float | None = None) -> Prepared:
+        """The first half of `stream`, in this thread, for programs that queue their work.
+
+        Args:
+            items: As for `stream`; the scale is measured over them alone.
+            scale: As for `predict`.
+        """
+        if len(items) == 1:  # then decoding twice would cost more than holding it
+            try:
+                items = [Item(items[0].name, items[0].read())]
+            except ImageError as error:
+                return Prepared(items, [SetAside(items[0].name, error.reason, str(error))])
+        scales = {} if scale else self._measure_scales(items, map)
+        ready = [self._prepare(item, scales, scale) for item in items]
+        return Prepared([Item(item.name, None) for item in items], ready)
+
+    def conclude(self, prepared: Prepared) -> Iterator[list[Answer] | SetAside]:
+        """The second half: what `stream` gives for the same items."""
+        return self._answer(prepared.items, prepared.ready)
+
+    def _measure_scales(self, items: Sequence[Item], each: Callable[..., Iterable[Any]]) -> Scales:
         """One scale for each size of pictures; a picture that can't be read has no say."""
         if self.bundle.facts.preprocessing.view == "field":
             return {}
@@ -155,7 +272,7 @@ class Predictor:
                 with suppress(ImageError):
                     yield item.read()
 
-        sizes = [size for size in pool.map(measure, items) if size is not None]
+        sizes = [size for size in each(measure, items) if size is not None]
         return estimate_set_scales(pictures(sample_sizes(sizes)))
 
     def _prepare(self, item: Item, scales: Scales, scale: float | None) -> list[_Found] | SetAside:
@@ -168,43 +285,91 @@ class Predictor:
         prepared = self.bundle.facts.preprocessing
         if prepared.view == "field":
             whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
-            return [_Found(whole, prepared.cut(picture, whole))]
+            return [self._look_at(picture, whole)]
         scale = scale or scales[height, width]
-        return [_Found(cell, prepared.cut(picture, cell)) for cell in find_cells(picture, scale)]
+        return [self._look_at(picture, cell) for cell in find_cells(picture, scale)]
+
+    def _look_at(self, picture: Pixels, cell: Leukocyte) -> _Found:
+        pixels = self.bundle.facts.preprocessing.cut(picture, cell)
+        return _Found(cell, pixels, self._portray(pixels))
+
+    def _portray(self, pixels: Pixels) -> NDArray[np.float32] | None:
+        if self.bundle.reference is None:
+            return None
+        from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+        return describe_cell(pixels)
+
+    def _score(
+        self,
+        portraits: Sequence[NDArray[np.float32] | None],
+        features: NDArray[np.float32],
+    ) -> NDArray[np.float64]:
+        """How far cells lie from what is known, (N, 2), see `Bundle.score_outliers`."""
+        there = [portrait for portrait in portraits if portrait is not None]
+        described = np.stack(there) if there else np.zeros((0, 1), np.float32)
+        if not len(features):
+            return np.zeros((0, 2))
+        return self.bundle.score_outliers(described, features)
 
     def _answer(
         self, items: Sequence[Item], ready: Sequence[list[_Found] | SetAside]
     ) -> Iterator[list[Answer] | SetAside]:
         """Answers for all cells of a part at once."""
         size = self.bundle.facts.preprocessing.size
-        cells = [found.pixels for one in ready if isinstance(one, list) for found in one]
-        stacked = np.stack(cells) if cells else np.zeros((0, size, size, 3), np.uint8)
-        probabilities, _ = self.bundle.answer(stacked)
-        rows = iter(probabilities)
+        cells = [found for one in ready if isinstance(one, list) for found in one]
+        pixels = [found.pixels for found in cells]
+        stacked = np.stack(pixels) if cells else np.zeros((0, size, size, 3), np.uint8)
+        probabilities, features = self.bundle.answer(stacked)
+        scores = self._score([found.portrait for found in cells], features)
+        rows = iter(zip(probabilities, scores, strict=True))
         for item, one in zip(items, ready, strict=True):
             if isinstance(one, SetAside):
                 yield one
                 continue
             answers = [
-                self._describe(item.name, number, found.leukocyte, next(rows))
+                self._describe(item.name, number, found.leukocyte, *next(rows))
                 for number, found in enumerate(one, start=1)
             ]
             yield answers or [Answer(item.name, state=REJECTED, reason=NO_CELL)]
 
     def _describe(
-        self, image: str, number: int, cell: Leukocyte, probabilities: NDArray[np.float64]
+        self,
+        image: str,
+        number: int,
+        cell: Leukocyte,
+        probabilities: NDArray[np.float64],
+        scores: NDArray[np.float64],
     ) -> Answer:
+        x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
+        place = Answer(image=image, cell=number, box=(x0, y0, x1, y1))
+        if scores.max() > 1:
+            # No class, however probable: the network was never asked about such things.
+            return replace(place, reason=UNLIKE[int(scores.argmax())])
         chosen, state, reason = decide(probabilities, self.bundle.facts.decision, self.classes)
         if cell.score < CERTAIN:
             doubt = "it may be no leukocyte"
             state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
         best = int(probabilities.argmax())
-        x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
-        return Answer(
-            image=image, cell=number, box=(x0, y0, x1, y1), label=self.classes[best],
-            probability=float(probabilities[best]), probabilities=tuple(probabilities.tolist()),
-            set=chosen, state=state, reason=reason,
+        return replace(
+            place, label=self.classes[best], probability=float(probabilities[best]),
+            probabilities=tuple(probabilities.tolist()), set=chosen, state=state, reason=reason,
         )  # fmt: skip
+
+
+def score_cells(
+    bundle: Bundle, cells: NDArray[np.uint8], features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How far cells (N, S, S, 3) and their features lie from what is known, as shares of limits.
+
+    Returns:
+        (N, 2), see `Bundle.score_outliers`.
+    """
+    if bundle.reference is None:
+        return np.zeros((len(cells), 2))
+    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+    return bundle.score_outliers(np.stack([describe_cell(cell) for cell in cells]), features)
 
 
 def load(path: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Predictor:

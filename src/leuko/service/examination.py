@@ -1,0 +1,202 @@
+"""From an uploaded file, or a box that a person drew, to cells for the store.
+
+    bytes → pixels → scale → cells → network (in the service's turn) → answers, portraits
+
+Decoding and finding run in any thread; only the network's part waits for its turn. Knows pictures
+and the model; knows nothing of slides or databases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leuko.data.image import decode_image, encode_jpeg, resize_image
+from leuko.data.leukocytes import Leukocyte, estimate_scale
+from leuko.errors import ImageError
+from leuko.service.records import LONGEST_NAME, Box, Machine, clean_text
+from leuko.service.refusals import Refusal
+from leuko.service.shelf import Finding, Picture
+from leuko.use.answers import UNIDENTIFIED
+from leuko.use.predictor import CERTAIN, UNLIKE, decide, find_cells, score_cells
+
+if TYPE_CHECKING:
+    from leuko.learning.bundle import Bundle
+
+Pixels = NDArray[np.uint8]
+MARGIN = 0.3  # of a portrait, on each side, as a share of the cell's longer side
+PORTRAIT = 256  # px, the longest side of one
+SMALLEST = 4  # px, of a drawn box
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A picture whose cells are found, but not yet named.
+
+    Attributes:
+        name, data, sha256: As for `leuko.service.shelf.Picture`.
+        pixels: RGB (H, W, 3).
+        own_scale: Pixels per µm, measured in this picture.
+        cells: Found at the scale that was taken for it.
+        inputs: (N, S, S, 3), what the network will see of them.
+    """
+
+    name: str
+    data: bytes
+    sha256: str
+    pixels: Pixels
+    own_scale: float
+    cells: tuple[Leukocyte, ...]
+    inputs: Pixels
+
+
+def examine(
+    bundle: Bundle, data: bytes, name: str, choose_scale: Callable[[tuple[int, int], float], float]
+) -> Draft | Picture:
+    """Decodes a file and finds its cells.
+
+    Args:
+        bundle: Of the model, for what the network is to see.
+        data: The file.
+        name: As it came; becomes plain text.
+        choose_scale: (width, height) and the scale measured here → the scale to take.
+
+    Returns:
+        A draft to be answered, or a picture that is set aside.
+    """
+    name = clean_text(name, LONGEST_NAME) or "without a name"
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        pixels = decode_image(data, name=name)
+    except ImageError as error:
+        return Picture(name, b"", digest, aside=(error.reason, str(error)))
+    height, width = pixels.shape[:2]
+    prepared = bundle.facts.preprocessing
+    own = estimate_scale(pixels)
+    if prepared.view == "field":
+        found = [Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=own)]
+    else:
+        found = find_cells(pixels, choose_scale((width, height), own))
+    return Draft(name, data, digest, pixels, own, tuple(found), _cut(bundle, pixels, found))
+
+
+def answer(bundle: Bundle, draft: Draft) -> Picture:
+    """Has the network name the cells of a draft."""
+    height, width = draft.pixels.shape[:2]
+    findings = name_cells(bundle, draft.pixels, draft.cells, draft.inputs)
+    return Picture(
+        draft.name, draft.data, draft.sha256, width, height, draft.own_scale, findings=findings
+    )
+
+
+def place_boxes(bundle: Bundle, data: bytes, boxes: Sequence[Box], scale: float | None) -> Draft:
+    """Prepares cells that a person marked.
+
+    Args:
+        bundle: Of the model.
+        data: The field's bytes.
+        boxes: x0, y0, x1, y1 in px of the field.
+        scale: Pixels per µm; None measures it.
+
+    Raises:
+        Refusal: 422, a box lies outside or is too small.
+    """
+    pixels = decode_image(data)
+    height, width = pixels.shape[:2]
+    scale = scale or estimate_scale(pixels)
+    cells = []
+    for x0, y0, x1, y1 in boxes:
+        inside = 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+        if not inside or min(x1 - x0, y1 - y0) < SMALLEST:
+            raise Refusal(
+                422, "invalid_box",
+                f"The box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) doesn't fit; expected x0 < x1 ≤ {width} "
+                f"and y0 < y1 ≤ {height}, at least {SMALLEST} px wide and high.",
+            )  # fmt: skip
+        cells.append(Leukocyte(x0, y0, x1, y1, score=1.0, scale=scale))
+    return Draft("", data, "", pixels, scale, tuple(cells), _cut(bundle, pixels, cells))
+
+
+def name_cells(
+    bundle: Bundle, pixels: Pixels, cells: Sequence[Leukocyte], inputs: Pixels
+) -> tuple[Finding, ...]:
+    """What the network says of cells, with their portraits."""
+    if not cells:
+        return ()
+    probabilities, features = bundle.answer(inputs)
+    scores = score_cells(bundle, inputs, features)
+    boxes = [_round(cell) for cell in cells]
+    return tuple(
+        Finding(box, _describe(bundle, cell, row, far), cut_portrait(pixels, box), seen)
+        for box, cell, row, far, seen in zip(
+            boxes, cells, probabilities, scores, features, strict=True
+        )
+    )
+
+
+def cut_portrait(pixels: Pixels, box: Box, *, size: int = PORTRAIT) -> bytes:
+    """JPEG of a cell with a margin: a square, moved inwards at the border.
+
+    Args:
+        pixels: Of its field.
+        box: Of the cell.
+        size: Longest side in px; smaller ones stay as they are.
+    """
+    height, width = pixels.shape[:2]
+    x0, y0, x1, y1 = box
+    side = round((1 + 2 * MARGIN) * max(x1 - x0, y1 - y0))
+    wide, high = max(1, min(side, width)), max(1, min(side, height))
+    left = int(min(max(0, round((x0 + x1 - wide) / 2)), width - wide))
+    top = int(min(max(0, round((y0 + y1 - high) / 2)), height - high))
+    piece = np.ascontiguousarray(pixels[top : top + high, left : left + wide])
+    return encode_jpeg(shrink(piece, size))
+
+
+def shrink(pixels: Pixels, longest: int) -> Pixels:
+    """A picture whose longer side is at most so many px."""
+    height, width = pixels.shape[:2]
+    by = longest / max(height, width)
+    if by >= 1:
+        return pixels
+    return resize_image(pixels, max(1, round(height * by)), max(1, round(width * by)))
+
+
+@lru_cache(maxsize=4)
+def reencode(data: bytes, longest: int | None) -> bytes:
+    """An image as JPEG, made anew from its pixels; nothing else of the file gets through."""
+    pixels = decode_image(data)
+    return encode_jpeg(pixels if longest is None else shrink(pixels, longest))
+
+
+def _cut(bundle: Bundle, pixels: Pixels, cells: Sequence[Leukocyte]) -> Pixels:
+    prepared = bundle.facts.preprocessing
+    cut = [prepared.cut(pixels, cell) for cell in cells]
+    return np.stack(cut) if cut else np.zeros((0, prepared.size, prepared.size, 3), np.uint8)
+
+
+def _round(cell: Leukocyte) -> Box:
+    x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
+    return x0, y0, x1, y1
+
+
+def _describe(
+    bundle: Bundle, cell: Leukocyte, row: NDArray[np.float64], far: NDArray[np.float64]
+) -> Machine:
+    classes = bundle.facts.classes
+    chosen, state, reason = decide(row, bundle.facts.decision, classes)
+    if far.max() > 1:
+        # Elsewhere it would be rejected. Here a person looks at every doubtful cell, and none may
+        # be lost on the way to their eyes.
+        chosen, state, reason = (), UNIDENTIFIED, UNLIKE[int(far.argmax())]
+    if cell.score < CERTAIN:
+        doubt = "it may be no leukocyte"
+        state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
+    best = int(row.argmax())
+    probabilities = dict(zip(classes, row.tolist(), strict=True))
+    return Machine(classes[best], float(row[best]), probabilities, chosen, state, reason)

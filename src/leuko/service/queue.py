@@ -1,0 +1,207 @@
+"""The queue before the model: bounded, so that who is let in is answered soon, and others at once.
+
+    ask → let in? → read and cut (a few threads) → network (one thread)
+
+While the network is at work on one request, the next ones are read. How many pictures may wait
+follows from how fast they go on this machine: as many as are begun within the patience of the
+settings. Each request is a batch of its own, so that its answer is the very one that `leuko
+predict` gives, bit by bit, whoever else asks at the time; joined batches would be @@.
+
+Knows work and time; knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import ceil
+from time import perf_counter
+from typing import Any, TypeVar
+
+from leuko.service.refusals import Refusal
+from leuko.service.settings import ServiceSettings
+from leuko.use.answers import Answer, SetAside
+from leuko.use.inputs import Item
+from leuko.use.predictor import Predictor
+
+Result = TypeVar("Result")
+Told = list[list[Answer] | SetAside]
+
+FIRST_GUESS = 0.05  # s for a picture, until some were measured
+NEWEST = 0.1  # weight of the newest measurement
+
+
+@dataclass
+class _Job:
+    """Work that was let in.
+
+    Attributes:
+        pictures: How many it stands for in the queue.
+        size: Bytes it holds.
+        begin: Its first half, in a thread of those that read; None if it has none.
+        end: Its second half, given the result of the first, in the thread of the network.
+        future: Where the result is waited for; cancelled if nobody waits any more.
+        let_in: When.
+    """
+
+    pictures: int
+    size: int
+    begin: Callable[[], Any] | None
+    end: Callable[[Any], Any]
+    future: Future[Any] = field(default_factory=Future)
+    let_in: float = field(default_factory=perf_counter)
+
+
+class Queue:
+    """Lets work in, or refuses it; made once per process.
+
+    Args:
+        predictor: That answers.
+        settings: Its limits.
+        on_answer: Called with the seconds from being let in to the answer, in any thread.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: ServiceSettings,
+        on_answer: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._predictor = predictor
+        self._settings = settings
+        self._on_answer = on_answer
+        self._lock = threading.Lock()
+        self._waiting = self._bytes = 0
+        self._seconds = FIRST_GUESS  # of the whole way, per picture, when there is always another
+        self._last = 0.0  # when the last job ended
+        self._readers = ThreadPoolExecutor(settings.decoders, "leuko-read")
+        self._network = ThreadPoolExecutor(1, "leuko-network")
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that were let in and aren't answered."""
+        return self._waiting
+
+    @property
+    def limit(self) -> int:
+        """Pictures that may wait at present."""
+        s = self._settings
+        return min(max(int(s.patience / self._seconds), s.shortest_queue), s.longest_queue)
+
+    def check(self, pictures: int = 1, size: int = 0) -> None:
+        """Refuses what `answer` would refuse now; for early refusals.
+
+        Args:
+            pictures: How many.
+            size: Bytes of their files.
+
+        Raises:
+            Refusal: 503; says when to come back.
+        """
+        with self._lock:
+            self._check(pictures, size)
+
+    async def answer(self, items: Sequence[Item], *, scale: float | None = None) -> Told:
+        """Answers the pictures of one request, as `Predictor.stream` does.
+
+        Args:
+            items: Their scale is measured over them alone.
+            scale: Pixels per µm, where it is known.
+
+        Raises:
+            Refusal: 503, too much is waiting.
+        """
+        told: Told = await self._enter(
+            _Job(
+                len(items),
+                sum(len(item.source) for item in items if isinstance(item.source, bytes)),
+                lambda: self._predictor.prepare(items, scale=scale),
+                lambda prepared: list(self._predictor.conclude(prepared)),
+            )
+        )
+        return told
+
+    async def run(self, function: Callable[[], Result], pictures: int = 1) -> Result:
+        """Runs other work with the model, in the thread of the network.
+
+        Args:
+            function: The work.
+            pictures: About how many pictures it is as much work as.
+
+        Raises:
+            Refusal: 503, too much is waiting.
+        """
+        result: Result = await self._enter(_Job(pictures, 0, None, lambda _: function()))
+        return result
+
+    def close(self) -> None:
+        """Ends the threads; what isn't begun is dropped."""
+        self._readers.shutdown(cancel_futures=True)
+        self._network.shutdown(cancel_futures=True)
+
+    async def _enter(self, job: _Job) -> Any:
+        with self._lock:
+            self._check(job.pictures, job.size)
+            self._waiting += job.pictures
+            self._bytes += job.size
+        job.future.add_done_callback(lambda _: self._leave(job))
+        if job.begin is None:
+            self._network.submit(self._end, job, None)
+        else:
+            self._readers.submit(self._begin, job, job.begin)
+        return await asyncio.wrap_future(job.future)
+
+    def _check(self, pictures: int, size: int) -> None:
+        if self._waiting == 0:  # whatever fits into a request is done when there is nothing else
+            return
+        full = self._waiting + pictures > self.limit
+        if full or self._bytes + size > self._settings.queue_bytes:
+            raise Refusal(
+                503, "busy",
+                f"{self._waiting} pictures are waiting already. Nothing was done; send the same "
+                "request again after the time in Retry-After.",
+                retry_after=max(1, ceil(self._waiting * self._seconds)),
+            )  # fmt: skip
+
+    def _leave(self, job: _Job) -> None:
+        with self._lock:
+            self._waiting -= job.pictures
+            self._bytes -= job.size
+
+    def _begin(self, job: _Job, begin: Callable[[], Any]) -> None:
+        if job.future.cancelled():
+            return
+        try:
+            prepared = begin()
+        except BaseException as error:
+            _settle(job.future, error=error)
+            return
+        self._network.submit(self._end, job, prepared)
+
+    def _end(self, job: _Job, prepared: Any) -> None:
+        if job.future.cancelled():
+            return
+        try:
+            result = job.end(prepared)
+        except BaseException as error:
+            _settle(job.future, error=error)
+            return
+        now = perf_counter()
+        took = (now - max(self._last, job.let_in)) / max(1, job.pictures)
+        self._last = now
+        self._seconds += NEWEST * (took - self._seconds)
+        self._on_answer(now - job.let_in)
+        _settle(job.future, result)
+
+
+def _settle(future: Future[Any], result: Any = None, error: BaseException | None = None) -> None:
+    """Ends a future that may have been cancelled meanwhile."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

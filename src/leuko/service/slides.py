@@ -1,0 +1,170 @@
+"""REST: slides, their fields, and the readings of a slide. Thin over `shelf` and `reviews`.
+
+Knows requests; knows nothing of tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from leuko.service import shelf, signatures
+from leuko.service.adaptations import add_adaptations
+from leuko.service.examination import answer, examine, reencode
+from leuko.service.examples import Id, describe_upload, show_errors
+from leuko.service.exports import add_exports
+from leuko.service.readings import add_readings
+from leuko.service.records import LONGEST_NAME, clean_text
+from leuko.service.refusals import Refusal
+from leuko.service.store import Store
+from leuko.service.uploads import receive_files
+from leuko.service.waiting import Waiting
+
+if TYPE_CHECKING:
+    from leuko.use.predictor import Predictor
+
+T = TypeVar("T")
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+LARGEST_TARGET = 10_000
+JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
+
+
+class NewSlide(BaseModel):
+    """What a slide begins with."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"name": "Smear 17", "target": 200, "reader": "A. Meyer"}},
+    )
+    name: str = Field(max_length=1000)
+    target: int = Field(200, ge=1, le=LARGEST_TARGET, description="Cells to be counted.")
+    keep_images: bool = Field(False, description="Keep the images after the signature.")
+    reader: str = Field("", max_length=1000, description="Who reads it first.")
+
+
+class SlideChanges(BaseModel):
+    """What is to be different; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"target": 400}})
+    name: str | None = Field(None, max_length=1000)
+    target: int | None = Field(None, ge=1, le=LARGEST_TARGET)
+    keep_images: bool | None = None
+    by: str = Field("", max_length=1000)
+
+
+def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> APIRouter:
+    """The routes of slides and readings, below ``/api/v1``.
+
+    Args:
+        store: Where everything is kept.
+        predictor: Of the bundle.
+        run: Runs a function in the turn of the network, or refuses when too many wait. None takes
+            one thread after the other.
+    """
+    router = APIRouter(
+        prefix="/api/v1", tags=["slides"],
+        responses=show_errors(404, 409, 410, 413, 415, 422, 423, 503),
+    )  # fmt: skip
+    bundle = predictor.bundle
+    turn = run or _make_turns()
+
+    @router.get("/slides", summary="All slides, the newest first")
+    def list_slides() -> list[dict[str, Any]]:
+        return shelf.list_slides(store)
+
+    @router.post("/slides", status_code=201, summary="Make a slide")
+    def create_slide(new: NewSlide) -> dict[str, Any]:
+        made = shelf.create_slide(
+            store, name=_clean_name(new.name), target=new.target, keep_images=new.keep_images,
+            reader=new.reader, model=bundle.id, classes=predictor.classes,
+        )  # fmt: skip
+        return shelf.read_slide(store, made)
+
+    @router.get("/slides/{sid}", summary="One slide with its fields and readings")
+    def read_slide(sid: Id) -> dict[str, Any]:
+        return shelf.read_slide(store, sid)
+
+    @router.patch("/slides/{sid}", summary="Another name, target or wish about images")
+    def change_slide(sid: Id, wanted: SlideChanges) -> dict[str, Any]:
+        changes = wanted.model_dump(exclude_none=True, exclude={"by"})
+        if "name" in changes:
+            changes["name"] = _clean_name(changes["name"])
+        shelf.change_slide(store, sid, changes, by=wanted.by)
+        return shelf.read_slide(store, sid)
+
+    @router.delete("/slides/{sid}", status_code=204, summary="Delete what was never signed")
+    def delete_slide(sid: Id) -> None:
+        shelf.delete_slide(store, sid)
+
+    @router.delete("/slides/{sid}/images", status_code=204, summary="Delete the images only")
+    def delete_images(sid: Id, by: Annotated[str, Query(max_length=1000)] = "") -> None:
+        signatures.delete_images_now(store, sid, by=by)
+
+    @router.post(
+        "/slides/{sid}/fields", status_code=201, summary="Add one image",
+        openapi_extra=describe_upload("file", 1),
+    )  # fmt: skip
+    async def add_field(
+        request: Request,
+        sid: Id,
+        idempotency_key: Annotated[str | None, Header(max_length=100)] = None,
+    ) -> dict[str, Any]:
+        settings = request.app.state.parts.settings
+        file = (await receive_files(request, settings, field="file", most=1))[0]
+        data = file.data
+        there = await to_thread.run_sync(partial(_find_repeated, store, sid, idempotency_key, data))
+        if there is None:
+            choose = partial(shelf.measure_scale, store, sid)
+            draft = await to_thread.run_sync(partial(examine, bundle, data, file.name, choose))
+            picture = (
+                draft if isinstance(draft, shelf.Picture)
+                else await turn(partial(answer, bundle, draft))
+            )  # fmt: skip
+            there = await to_thread.run_sync(
+                partial(shelf.add_field, store, sid, picture, key=idempotency_key)
+            )
+        return await to_thread.run_sync(partial(shelf.read_field, store, sid, there))
+
+    @router.get(
+        "/slides/{sid}/fields/{fid}/image", response_class=Response, responses=JPEG,
+        summary="The image, as JPEG",
+    )  # fmt: skip
+    def read_image(
+        sid: Id, fid: Id, width: Annotated[int | None, Query(ge=16, le=10_000)] = None
+    ) -> Response:
+        return Response(reencode(shelf.read_image(store, sid, fid), width), media_type="image/jpeg")
+
+    add_readings(router, store, bundle, turn, Waiting(store))
+    add_exports(router, store, bundle)
+    add_adaptations(router, store, bundle)
+    return router
+
+
+def _make_turns() -> Run:
+    limiter: list[anyio.CapacityLimiter] = []  # made in the event loop that will use it
+
+    async def run(function: Callable[[], T]) -> T:
+        if not limiter:
+            limiter.append(anyio.CapacityLimiter(1))
+        return await to_thread.run_sync(function, limiter=limiter[0])
+
+    return run
+
+
+def _find_repeated(store: Store, sid: int, key: str | None, data: bytes) -> int | None:
+    import hashlib
+
+    return shelf.find_field_of(store, sid, key=key, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _clean_name(name: str) -> str:
+    cleaned = clean_text(name, LONGEST_NAME)
+    if not cleaned:
+        raise Refusal(422, "no_name", "A slide needs a name. Give it one that isn't blank.")
+    return cleaned

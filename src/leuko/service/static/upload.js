@@ -1,0 +1,202 @@
+// Images on their way: each with its progress, each can be cancelled, bad ones are listed with the
+// reason and the rest goes on. What has arrived is on the server and outlives a reload.
+
+import { button, el, icon, plural, say } from "./elements.js";
+import { makeDrop } from "./drop.js";
+import { call, makeId, send, sleep } from "./service.js";
+
+const AT_ONCE = 2;
+const waiting = new Map(); // slide → files handed over by the view before
+
+/** Files for a slide that was just made. */
+export function handOver(slide, files) {
+  waiting.set(String(slide), files);
+}
+
+export async function openUpload(work, sid, rid) {
+  const slide = await call("GET", `slides/${sid}`);
+  document.title = `Images · ${slide.name} · Leuko`;
+  const list = el("ul", { class: "files", "aria-label": "Images", tabindex: 0 });
+  const sum = el("p", { class: "big", role: "status" });
+  const bar = el("progress", { "aria-label": "All images", max: 1, value: 0 });
+  const stop = button("Cancel the rest", () => jobs.forEach((job) => job.cancel()), {
+    icon: "close",
+  });
+  const go = el(
+    "a",
+    { class: "button strong", href: `#/slides/${sid}/${rid}/gallery` },
+    el("span", { text: "Review the cells" }),
+    icon("next"),
+  );
+  const jobs = [];
+  let running = 0;
+  let cells = 0;
+
+  const refresh = () => {
+    const done = jobs.filter((job) => job.ended).length;
+    const aside = jobs.filter((job) => job.state === "aside").length;
+    const moving = done < jobs.length;
+    bar.max = jobs.length || 1;
+    bar.value = jobs.reduce((all, job) => all + (job.ended ? 1 : 0.9 * (job.sent ?? 0.9)), 0);
+    bar.hidden = !jobs.length;
+    stop.hidden = !moving;
+    go.classList.toggle("strong", !moving);
+    const text = `${done} of ${plural(jobs.length, "image")} done · ${plural(cells, "cell")} found${aside ? ` · ${aside} set aside` : ""}`;
+    if (!jobs.length) sum.textContent = "No images yet.";
+    else if (sum.textContent !== text) sum.textContent = text;
+    if (!moving && jobs.length && running === 0 && !refresh.told) {
+      refresh.told = true;
+      say(`All images are done. ${plural(cells, "cell")} found.`);
+      go.focus();
+    }
+  };
+
+  const next = () => {
+    while (running < AT_ONCE) {
+      const job = jobs.find((one) => one.state === "waits");
+      if (!job) break;
+      running += 1;
+      deliver(job, sid, refresh).then((field) => {
+        running -= 1;
+        if (field) cells += field.cells.length;
+        next();
+        refresh();
+      });
+    }
+  };
+
+  const take = (files) => {
+    refresh.told = false;
+    for (const one of files) {
+      const job = makeJob(one.name, refresh);
+      job.file = one.file;
+      jobs.push(job);
+      list.append(job.row);
+    }
+    next();
+    refresh();
+  };
+
+  for (const field of slide.fields) {
+    const job = makeJob(field.name, refresh);
+    cells += field.cells.length;
+    settle(job, field);
+    jobs.push(job);
+    list.append(job.row);
+  }
+  refresh.told = true;
+  work.append(
+    el(
+      "section",
+      { class: "sheet narrow upload" },
+      el("p", { class: "hint" }, el("a", { href: "#/", text: "All slides" })),
+      el("h1", { text: slide.name }),
+      sum,
+      bar,
+      el("div", { class: "row" }, go, stop),
+      list,
+      makeDrop(take, { compact: true }),
+      el("p", {
+        class: "hint",
+        text: "An image that has arrived is safe. If you close the page before the rest has arrived, drop those again: the same image is never counted twice.",
+      }),
+    ),
+  );
+  const files = waiting.get(sid) ?? [];
+  waiting.delete(sid);
+  take(files);
+  refresh();
+  const warn = (event) => {
+    if (jobs.some((job) => !job.ended)) event.preventDefault();
+  };
+  window.addEventListener("beforeunload", warn);
+  return () => window.removeEventListener("beforeunload", warn); // what is on its way goes on
+}
+
+function makeJob(name, refresh) {
+  const bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${name}` });
+  const note = el("span", { class: "note", text: "waits" });
+  const cancel = button("", () => job.cancel(), {
+    icon: "close",
+    kind: "plain icon-only",
+    label: `Cancel ${name}`,
+  });
+  const job = {
+    name,
+    bar,
+    note,
+    cancelButton: cancel,
+    state: "waits",
+    ended: false,
+    sent: 0,
+    abort: new AbortController(),
+    key: makeId(),
+    row: el("li", {}, el("span", { class: "file", text: name }), bar, note, cancel),
+    cancel() {
+      if (job.ended) return;
+      job.abort.abort();
+      if (job.state === "waits") end(job, "cancelled", "cancelled");
+      refresh();
+    },
+  };
+  return job;
+}
+
+function end(job, state, text) {
+  job.state = state;
+  job.ended = true;
+  job.row.className = state;
+  job.note.textContent = text;
+  job.bar.remove();
+  job.cancelButton.remove();
+}
+
+function settle(job, field) {
+  if (field.set_aside)
+    end(job, "aside", `set aside: ${field.set_aside.detail || field.set_aside.reason}`);
+  else end(job, "done", field.cells.length ? plural(field.cells.length, "cell") : "no leukocyte");
+}
+
+async function deliver(job, sid, refresh) {
+  job.state = "sending";
+  job.note.textContent = "is sent";
+  const progress = (fraction) => {
+    job.sent = fraction ?? 1;
+    if (fraction === null) job.bar.removeAttribute("value");
+    else job.bar.value = fraction;
+    job.note.textContent = fraction === null ? "is looked at" : "is sent";
+    refresh();
+  };
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      const field = await send(`slides/${sid}/fields`, job.file, {
+        name: job.name,
+        key: job.key,
+        progress,
+        signal: job.abort.signal,
+      });
+      settle(job, field);
+      return field;
+    } catch (error) {
+      if (error.name === "AbortError" || job.abort.signal.aborted) {
+        end(job, "cancelled", "cancelled");
+        return null;
+      }
+      if (error.status === 401) {
+        await call("GET", "slides"); // asks for the token
+        continue;
+      }
+      if (error.status === 0 || error.status === 429 || error.status === 503) {
+        job.note.textContent = "the service is busy; waits";
+        await sleep(Math.max(error.wait ?? 0, Math.min(2 ** attempt, 20)));
+        if (!job.abort.signal.aborted) continue;
+        end(job, "cancelled", "cancelled");
+        return null;
+      }
+      if (error.code === "same_file") {
+        end(job, "done", `is here already as ${error.body.error.name}`);
+      } else end(job, "aside", `set aside: ${error.message}`);
+      return null;
+    }
+  }
+}

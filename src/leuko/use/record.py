@@ -1,0 +1,117 @@
+"""What a bundle says of its own model's errors, as a differential needs it.
+
+Knows the facts of a bundle; knows nothing of slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from leuko.learning.facts import Facts
+
+Table = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the model did in its test.
+
+    Attributes:
+        bundle: The id of the bundle.
+        architecture: Of the network.
+        created: Day on which the bundle was made.
+        leuko: Version that made it.
+        classes: K names, in the order of the confusion.
+        confusion: Cells by true class (rows) and likeliest class (columns); None if the bundle
+            doesn't say, or says too little.
+        cells: Of the test.
+        unidentified: Share of the test's cells that stayed unidentified, in [0, 1]; None if it
+            isn't said.
+        source: What was tested on what, in words.
+        lack: Why there is no confusion; empty if there is one.
+    """
+
+    bundle: str
+    architecture: str
+    created: str
+    leuko: str
+    classes: tuple[str, ...]
+    confusion: Table | None
+    cells: int
+    unidentified: float | None
+    source: str
+    lack: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a differential shows it; with how many cells of each class the model finds."""
+        found = {}
+        for k, row in enumerate(self.confusion or ()):
+            found[self.classes[k]] = {"tested": sum(row), "found": row[k]}
+        return {
+            "bundle": self.bundle,
+            "architecture": self.architecture,
+            "created": self.created,
+            "leuko": self.leuko,
+            "classes": list(self.classes),
+            "test": {
+                "cells": self.cells,
+                "source": self.source,
+                "unidentified": self.unidentified,
+                "classes": found,
+            },
+        }
+
+
+def read_record(facts: Facts, bundle: str) -> Record:
+    """Reads it from a bundle.
+
+    Args:
+        facts: Of the bundle.
+        bundle: Its id.
+    """
+    metrics = _mapping(facts.training.get("metrics"))
+    data = _mapping(facts.training.get("data"))
+    judged = _mapping(facts.training.get("protocol")).get("judged")
+    table, lack = _read_confusion(metrics.get("confusion"), facts.classes)
+    share = metrics.get("unidentified")
+    name = f"the set {data.get('name') or 'without a name'!r}"
+    if isinstance(data.get("images"), int):
+        name += f" of {data['images']:,} images"
+    return Record(
+        bundle=bundle,
+        architecture=facts.architecture,
+        created=facts.created,
+        leuko=facts.leuko,
+        classes=facts.classes,
+        confusion=table,
+        cells=sum(map(sum, table)) if table else 0,
+        unidentified=float(share) if isinstance(share, int | float) and 0 <= share <= 1 else None,
+        source=f"{name}, {judged}" if judged else name,
+        lack=lack,
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _read_confusion(found: Any, classes: tuple[str, ...]) -> tuple[Table | None, str]:
+    """The table; or None and what is wrong with it. A bundle needn't have one."""
+    K = len(classes)
+    if found is None:
+        return None, "the bundle doesn't say how often its model takes one class for another."
+    rows = found if isinstance(found, list) else []
+    fits = len(rows) == K and all(
+        isinstance(row, list)
+        and len(row) == K
+        and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in row)
+        for row in rows
+    )
+    if not fits:
+        return None, "the confusion in the bundle doesn't belong to its classes."
+    untested = [name for name, row in zip(classes, rows, strict=True) if not sum(row)]
+    if untested:
+        return None, f"the model was never tested on {', '.join(untested)}."
+    return tuple(tuple(row) for row in rows), ""

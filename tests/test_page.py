@@ -1,0 +1,602 @@
+"""The laboratory's page in a real browser, before the real service: what a person does with it.
+
+The cells are drawn; what the shipped model says of them is as good as any other beginning.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from leuko.data.drawing import draw_field
+from running_service import Service
+
+CHROMIUM = os.environ.get("LEUKO_TEST_CHROMIUM") or shutil.which("chromium")
+HOSTILE = "<img src=x onerror=document.title='broken'>"
+KINDS = ("NEUTROPHIL", "LYMPHOCYTE", "EOSINOPHIL", "NEUTROPHIL", "LYMPHOCYTE")
+VIEWS = ("gallery", "fields", "cell", "trail")
+
+expect.set_options(timeout=20_000)  # a machine may be busy with other tests
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("service"), None)
+    running.wait_until_ready()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A person before the page; whatever the page complains of fails the test."""
+
+    def __init__(self, browser: Browser, url: str, reader: str = "Ada Meyer", **facts: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **facts)
+        self.context.add_init_script(f"localStorage.setItem('leuko.reader', '{reader}')")
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.url = url
+        self.faults: list[str] = []
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._hear)
+
+    def _hear(self, message: Any) -> None:
+        # A refusal such as 409 is an answer; that the page breaks its own policy is a fault.
+        if "Content Security Policy" in message.text:
+            self.faults.append(message.text)
+
+    def go(self, where: str) -> Page:
+        """Shows a view of a reading, such as ``3/7/gallery``, or the start with an empty one."""
+        self.page.goto(f"{self.url}/#/" + (f"slides/{where}" if where else ""))
+        if where.endswith("gallery"):
+            self.page.wait_for_selector(".tile[tabindex='0']")
+        return self.page
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.faults
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Iterator[Visit]:
+    opened = Visit(browser, service.url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def api(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"{service.url}/api/v1/", timeout=60) as client:
+        yield client
+
+
+def draw(count: int) -> list[tuple[str, bytes]]:
+    """Fields as JPEG, five leukocytes each."""
+    rng = np.random.default_rng(7)
+    found = []
+    for number in range(count):
+        image = draw_field(rng, KINDS, mark=False, blur=0.8).image
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, "JPEG", quality=90)
+        found.append((f"field {number + 1}.jpg", out.getvalue()))
+    return found
+
+
+def drop(page: Page, files: list[tuple[str, bytes]]) -> None:
+    """Lets files fall onto the page, as a mouse does."""
+    coded = [(name, base64.b64encode(data).decode()) for name, data in files]
+    carried = page.evaluate_handle(
+        """(files) => {
+            const carried = new DataTransfer();
+            for (const [name, coded] of files) {
+                const bytes = Uint8Array.from(atob(coded), (letter) => letter.charCodeAt(0));
+                carried.items.add(new File([bytes], name, { type: "image/jpeg" }));
+            }
+            return carried;
+        }""",
+        coded,
+    )
+    page.dispatch_event(".drop", "drop", {"dataTransfer": carried})
+
+
+@pytest.fixture(scope="module")
+def slide(browser: Browser, service: Service, api: httpx.Client) -> dict[str, Any]:
+    """A slide as a person begins it: 22 fields dropped, and a file that is none among them."""
+    opened = Visit(browser, service.url, reader="")
+    page = opened.go("")
+    drop(page, [*draw(22), (f"{HOSTILE}.jpg", b"no picture")])
+    page.get_by_text("23 images chosen.").wait_for()
+    page.get_by_label("Name of the slide").fill(f"Smear {HOSTILE}")
+    page.get_by_label("Your name").fill("Ada Meyer")
+    page.get_by_text("Keep the images after signing.").click()
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("23 of 23 images done").wait_for(timeout=400_000)
+    bad = page.locator(".files .aside")
+    expect(bad).to_have_count(1)
+    expect(bad).to_contain_text(HOSTILE)
+    expect(bad.locator(".note")).to_contain_text("set aside: ")
+    assert page.locator("main img").count() == 0
+    assert page.title() != "broken"
+    opened.close()
+    (made,) = api.get("slides").json()
+    return api.get(f"slides/{made['id']}").json()
+
+
+class Review:
+    """A reading of one's own, seen through the interface that programs use."""
+
+    def __init__(self, api: httpx.Client, slide: dict[str, Any], reader: str) -> None:
+        made = api.post(f"slides/{slide['id']}/readings", json={"reader": reader}).json()
+        self.api = api
+        self.path = f"slides/{slide['id']}/readings/{made['id']}"
+        self.where = f"{slide['id']}/{made['id']}"
+
+    def cells(self) -> dict[int, dict[str, Any]]:
+        return {cell["id"]: cell for cell in self.api.get(self.path).json()["cells"]}
+
+    def having(self, state: str) -> list[int]:
+        return [i for i, cell in self.cells().items() if cell["state"] == state]
+
+
+@pytest.fixture
+def review(api: httpx.Client, slide: dict[str, Any], request: pytest.FixtureRequest) -> Review:
+    return Review(api, slide, request.node.name[:60])
+
+
+def tile(page: Page, cell: int) -> Any:
+    return page.locator(f"#tile-{cell}")
+
+
+def group(page: Page, name: str) -> Any:
+    return page.locator(f"section[data-place='{name}']")
+
+
+def other(label: str) -> str:
+    return "lymphocyte" if label != "lymphocyte" else "monocyte"
+
+
+# --- the way from images to a signed differential -------------------------------------------------
+
+
+def test_a_hundred_cells_with_five_wrong_are_signed_in_fifteen_actions(
+    visit: Visit, review: Review
+) -> None:
+    cells = review.cells()
+    doubtful, sure = review.having("unidentified"), review.having("pre-classified")
+    assert len(cells) >= 100
+    assert doubtful
+    wrong = [*doubtful[:2], *sure[::30][:3]]  # wherever they are
+    page = visit.go(f"{review.where}/gallery")
+    actions = 0
+
+    def press(key: str) -> None:
+        nonlocal actions
+        page.keyboard.press(key)
+        actions += 1
+
+    def click(what: Any) -> None:
+        nonlocal actions
+        what.click()
+        actions += 1
+
+    press("Control+a")  # the doubtful ones: the page begins there
+    press("Enter")
+    expect(group(page, "unidentified").locator(".tile")).to_have_count(0)
+    for cell in wrong:
+        label = other(cells[cell]["label"])
+        click(tile(page, cell))
+        press(label[0])
+        expect(group(page, label).locator(f"#tile-{cell}")).to_be_visible()
+    press("Control+Enter")
+    expect(page.locator(".progress")).to_contain_text(f"{len(cells)} of {len(cells)} cells")
+    click(page.get_by_role("button", name="Sign …"))
+    press("Enter")  # the name is known
+    expect(page.locator(".actions .signed")).to_contain_text("Signed by Ada Meyer")
+    assert actions <= 15
+
+    now = review.cells()
+    assert all(now[cell]["label"] == other(cells[cell]["label"]) for cell in wrong)
+    assert {cell["state"] for cell in now.values()} == {"reviewed"}
+    expect(page.locator(".bar")).to_be_hidden()
+
+
+def test_twenty_real_fields_become_a_signed_differential(
+    visit: Visit, api: httpx.Client, real_data: Path
+) -> None:
+    folder = real_data / "blood-cells" / "dataset-master" / "dataset-master" / "JPEGImages"
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.glob("*.jpg"))[:20]]
+    page = visit.go("")
+    drop(page, files)
+    page.get_by_label("Name of the slide").fill("Smear 19")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("20 of 20 images done").wait_for(timeout=200_000)
+    page.keyboard.press("Enter")  # on to the cells
+    page.wait_for_selector(".tile:focus")
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("button", name="Sign …").click()
+    page.get_by_label("out of the count").check()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator(".actions .signed")).to_contain_text("Signed by Ada Meyer")
+    with page.expect_download() as saved:
+        page.locator("a[data-file='differential.csv']").click()
+    rows = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
+    assert {row["status"] for row in rows} == {"final"}
+    counted = sum(int(row["count"]) for row in rows if row["sort"] == "leukocyte")
+    assert page.locator(".progress strong").text_content() == str(counted)
+    # The images weren't to be kept, and are gone.
+    slide = page.url.split("/slides/")[1].split("/")[0]
+    first = api.get(f"slides/{slide}").json()["fields"][0]["id"]
+    assert api.get(f"slides/{slide}/fields/{first}/image").status_code == 410
+    page.reload()
+    expect(page.locator(".tile .gone").first).to_be_visible()
+
+
+def test_a_signed_differential_is_saved_as_csv(
+    visit: Visit, review: Review, api: httpx.Client
+) -> None:
+    body = {"name": "Ada Meyer", "revision": api.get(review.path).json()["revision"]}
+    api.post(f"{review.path}/signature", json={**body, "leave_unidentified": True})
+    page = visit.go(f"{review.where}/gallery")
+    with page.expect_download() as saved:
+        page.locator("a[data-file='differential.csv']").click()
+    rows = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
+    written = {row["class"]: int(row["count"]) for row in rows if row["sort"] == "leukocyte"}
+    counted = api.get(f"{review.path}/differential").json()["reviewed"]["rows"]
+    assert written == {row["label"]: row["count"] for row in counted}
+    assert {row["status"] for row in rows} == {"final"}
+
+
+def test_what_was_signed_changes_only_as_a_new_version(
+    visit: Visit, review: Review, api: httpx.Client
+) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    page.get_by_role("button", name="Sign …").click()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator("dialog .wrong")).to_contain_text("unidentified")
+    page.get_by_label("out of the count").click()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator(".actions .signed")).to_be_visible()
+    before = review.cells()
+    page.locator(".tile").first.focus()
+    page.keyboard.press("l")
+    expect(page.locator("#notices")).to_contain_text("signed")
+    assert review.cells() == before
+    page.locator(".actions").get_by_role("button", name="New version").click()
+    page.get_by_role("button", name="Begin the new version").click()
+    expect(page.locator("dialog .wrong")).to_contain_text("reason")
+    page.get_by_label("Reason").fill("Two cells were swapped.")
+    page.get_by_role("button", name="Begin the new version").click()
+    expect(page.locator(".bar")).to_be_visible()
+    page.locator(".tile").first.focus()
+    page.keyboard.press("4")
+    expect(page.locator(".history")).to_contain_text("Two cells were swapped.")
+    expect(page.locator(".history")).to_contain_text("Signed")
+
+
+def test_a_busy_service_is_asked_again_and_an_image_can_be_cancelled(
+    visit: Visit, api: httpx.Client
+) -> None:
+    new = api.post("slides", json={"name": "Smear 18", "reader": "Ada Meyer"}).json()
+    page = visit.go(f"{new['id']}/images/{new['readings'][0]['id']}")
+    keys = []
+
+    def refuse_once(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        if len(keys) > 1:
+            route.continue_()
+            return
+        busy = {"error": {"code": "busy", "message": "Too many wait. Try again."}}
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json=busy)
+
+    page.route("**/fields", refuse_once)
+    (first, second) = draw(2)
+    drop(page, [first])
+    expect(page.locator(".files .done")).to_contain_text("cells")
+    assert len(set(keys)) == 1  # the same image, whatever happened to the first answer
+    page.unroute("**/fields")
+    drop(page, [("the same.jpg", first[1])])
+    expect(page.locator(".files li").last).to_contain_text("is here already as field 1.jpg")
+    page.route("**/fields", _hold)
+    drop(page, [second])
+    page.get_by_role("button", name="Cancel field 2.jpg").click()
+    expect(page.locator(".files .cancelled")).to_contain_text("field 2.jpg")
+    page.unroute_all(behavior="ignoreErrors")
+    page.reload()
+    expect(page.locator(".files li")).to_have_count(1)
+
+
+# --- changing cells -------------------------------------------------------------------------------
+
+
+def test_cells_are_moved_by_keys_and_nothing_is_lost_by_a_reload(
+    visit: Visit, review: Review
+) -> None:
+    doubtful = review.having("unidentified")
+    page = visit.go(f"{review.where}/gallery")
+    first = int(page.locator(".tile[tabindex='0']").get_attribute("data-id"))
+    assert first in doubtful  # the most doubtful one waits first
+    page.keyboard.press("m")
+    expect(group(page, "monocyte").locator(f"#tile-{first}")).to_be_visible()
+    second = int(page.locator(".tile:focus").get_attribute("data-id"))
+    assert second != first
+    assert second in doubtful
+    page.keyboard.press("Delete")
+    expect(group(page, "deleted").locator(f"#tile-{second}")).to_be_visible()
+    page.reload()
+    expect(group(page, "monocyte").locator(f"#tile-{first}")).to_be_visible()
+    expect(group(page, "deleted").locator(f"#tile-{second}")).to_be_visible()
+    page.locator(".tile:focus").wait_for()
+    page.keyboard.press("z")
+    expect(group(page, "unidentified").locator(f"#tile-{second}")).to_be_visible()
+    page.keyboard.press("z")
+    expect(group(page, "unidentified").locator(f"#tile-{first}")).to_be_visible()
+    page.keyboard.press("y")
+    expect(group(page, "monocyte").locator(f"#tile-{first}")).to_be_visible()
+    page.keyboard.press("u")
+    expect(group(page, "unidentified").locator(f"#tile-{first}")).to_be_visible()
+
+
+def test_cells_are_moved_by_mouse(visit: Visit, review: Review) -> None:
+    sure = [i for i, c in review.cells().items() if c["state"] == "pre-classified"
+            and c["label"] == "neutrophil"][:4]  # fmt: skip
+    page = visit.go(f"{review.where}/gallery")
+    tile(page, sure[0]).drag_to(page.locator(".bar [data-place='basophil']"))
+    expect(group(page, "basophil").locator(f"#tile-{sure[0]}")).to_be_visible()
+    for cell in sure[1:3]:
+        tile(page, cell).click(modifiers=["Control"])
+    expect(page.locator(".tile[aria-selected='true']")).to_have_count(2)
+    page.locator(".bar [data-place='monocyte']").click()
+    expect(group(page, "monocyte").locator(f"#tile-{sure[1]}")).to_be_visible()
+    expect(group(page, "monocyte").locator(f"#tile-{sure[2]}")).to_be_visible()
+    # a frame drawn round two neighbours, then dragged onto a class
+    tile(page, sure[1]).scroll_into_view_if_needed()
+    a, b = (
+        group(page, "monocyte").locator(".tiles").bounding_box(),
+        tile(page, sure[2]).bounding_box(),
+    )
+    page.mouse.move(a["x"] + a["width"] - 4, a["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(a["x"] + 10, b["y"] + b["height"] / 2, steps=6)
+    page.mouse.up()
+    chosen = page.locator(".tile[aria-selected='true']")
+    assert chosen.count() >= 2
+    count = chosen.count()
+    tile(page, sure[1]).drag_to(page.locator(".bar [data-place='eosinophil']"))
+    expect(group(page, "eosinophil").locator(f"#tile-{sure[2]}")).to_be_visible()
+    now = review.cells()
+    assert sum(c["changed"] > 0 and c["label"] == "eosinophil" for c in now.values()) == count
+
+
+def test_a_hostile_label_is_text(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    cell = int(page.locator(".tile[tabindex='0']").get_attribute("data-id"))
+    page.keyboard.press("o")
+    page.get_by_label("What is it?").fill(HOSTILE)
+    page.keyboard.press("Enter")
+    expect(page.locator("section.group h2", has_text=HOSTILE)).to_be_visible()
+    expect(page.locator(".counts")).to_contain_text(HOSTILE)
+    expect(page.locator(".bar")).to_contain_text(HOSTILE)
+    page.goto(f"{visit.url}/#/slides/{review.where}/cell/{cell}")
+    expect(page.locator(".verdict strong")).to_have_text(HOSTILE)
+    page.goto(f"{visit.url}/#/slides/{review.where}/trail")
+    expect(page.locator(".history")).to_contain_text(HOSTILE)
+    assert page.locator("img[src='x']").count() == 0
+    assert page.title() == f"Smear {HOSTILE} · Trail · Leuko"
+
+
+def test_cells_are_added_and_split_without_a_mouse(visit: Visit, review: Review) -> None:
+    before = review.cells()
+    page = visit.go(f"{review.where}/fields")
+    page.locator(".canvas .box").first.wait_for()
+    page.get_by_role("button", name="Add a cell").focus()
+    for key in ("Enter", "ArrowRight", "ArrowDown", "Shift+ArrowUp", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator(".mode")).to_be_hidden()
+    (added,) = [c for i, c in review.cells().items() if i not in before]
+    assert added["added"]
+    assert added["machine"]["label"] in added["machine"]["probabilities"]
+    expect(page.locator(f".box[data-id='{added['id']}']")).to_be_focused()
+    page.get_by_role("button", name="Split").focus()
+    for key in ("Enter", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator(".mode")).to_be_hidden()
+    now = review.cells()
+    halves = [c for i, c in now.items() if i not in before and i != added["id"]]
+    assert now[added["id"]]["deleted"]
+    assert len(halves) == 2
+
+
+def test_a_missed_cell_is_drawn_with_the_mouse(visit: Visit, review: Review) -> None:
+    before = review.cells()
+    page = visit.go(f"{review.where}/fields")
+    page.locator(".canvas .box").first.wait_for()
+    page.get_by_role("button", name="Add a cell").click()
+    area = page.locator(".canvas").bounding_box()
+    page.mouse.move(area["x"] + 30, area["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 150, area["y"] + 130, steps=4)
+    page.mouse.up()
+    expect(page.locator(".mode")).to_be_hidden()
+    (added,) = [c for i, c in review.cells().items() if i not in before]
+    x0, y0, x1, y1 = added["box"]
+    field = next(f for f in review.api.get(review.path.partition("/readings")[0]).json()["fields"]
+                 if f["id"] == added["field"])  # fmt: skip
+    unit = field["width"] / area["width"]
+    assert (x1 - x0, y1 - y0) == pytest.approx((120 * unit, 100 * unit), abs=4)
+
+
+def test_a_change_outlives_a_broken_line(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    cell = int(page.locator(".tile[tabindex='0']").get_attribute("data-id"))
+    sent = []
+
+    def break_off(route: Route) -> None:
+        sent.append(route.request.post_data_json["id"])
+        if len(sent) == 1:
+            route.fetch()  # it arrives, but the answer is lost
+        if len(sent) < 3:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/changes", break_off)
+    page.keyboard.press("m")
+    expect(page.locator("#notices .warn")).to_contain_text("doesn't answer")
+    expect(group(page, "monocyte").locator(f"#tile-{cell}")).to_be_visible()
+    expect(page.locator("#notices .warn")).to_have_count(0)
+    assert len(set(sent)) == 1
+    assert review.cells()[cell]["label"] == "monocyte"
+    trail = review.api.get(f"{review.path}/trail").json()
+    assert sum(entry["kind"] == "label" for entry in trail) == 1
+
+
+# --- two people -----------------------------------------------------------------------------------
+
+
+def test_two_browsers_see_each_other_and_lose_nothing(
+    visit: Visit, browser: Browser, service: Service, review: Review
+) -> None:
+    second = Visit(browser, service.url, reader="Ben Roth")
+    page, others = visit.go(f"{review.where}/gallery"), second.go(f"{review.where}/gallery")
+    one, two = review.having("unidentified")[:2]
+    tile(page, one).click()
+    page.keyboard.press("m")
+    expect(group(others, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    # Now the second one doesn't hear of it in time.
+    others.route("**/changes?since=*&wait=*", lambda route: _hold(route))
+    tile(others, one).click()
+    others.keyboard.press("b")
+    expect(group(page, "basophil").locator(f"#tile-{one}")).to_be_visible()
+    tile(page, two).click()
+    page.keyboard.press("e")
+    expect(group(page, "eosinophil").locator(f"#tile-{two}")).to_be_visible()
+    tile(others, two).click()
+    others.keyboard.press("l")
+    expect(others.locator("#notices .warn")).to_contain_text(
+        "Ada Meyer changed this cell a moment ago: it is eosinophil now"
+    )
+    expect(group(others, "eosinophil").locator(f"#tile-{two}")).to_be_visible()
+    assert review.cells()[two]["label"] == "eosinophil"
+    others.keyboard.press("l")  # seen, and decided again
+    expect(group(page, "lymphocyte").locator(f"#tile-{two}")).to_be_visible()
+    others.unroute_all(behavior="ignoreErrors")
+    second.close()
+
+
+def _hold(route: Route) -> None:
+    """It is never answered."""
+
+
+def test_two_readings_are_compared_and_arbitrated(
+    visit: Visit, api: httpx.Client, slide: dict[str, Any]
+) -> None:
+    readings = [Review(api, slide, name) for name in ("Cleo", "Dora")]
+    cell = readings[0].having("pre-classified")[0]
+    label = other(readings[0].cells()[cell]["label"])
+    change = {"id": "5b0d9f4e-3c1a-4d57-9a3e-0c5a8f1d2e77", "kind": "label", "cells": [cell]}
+    revision = api.get(readings[0].path).json()["revision"]
+    api.post(
+        f"{readings[0].path}/changes", json={**change, "label": label, "revision": revision}
+    ).raise_for_status()
+    for one in readings:
+        body = {"name": "Cleo", "revision": api.get(one.path).json()["revision"]}
+        api.post(
+            f"{one.path}/signature", json={**body, "leave_unidentified": True}
+        ).raise_for_status()
+    a, b = (one.where.partition("/")[2] for one in readings)
+    page = visit.go(f"{slide['id']}/compare/{a}/{b}")
+    expect(page.get_by_role("heading", name="1 cell differs")).to_be_visible()
+    expect(page.locator(".differing")).to_contain_text(label)
+    page.get_by_role("button", name="Arbitrate").click()
+    expect(group(page, "unidentified").locator(f"#tile-{cell}")).to_be_visible()
+    expect(tile(page, cell)).to_contain_text("Cleo")
+
+
+# --- for everybody --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(
+    browser: Browser, service: Service, review: Review, slide: dict[str, Any], scheme: str
+) -> None:
+    visit = Visit(browser, service.url, color_scheme=scheme, reduced_motion="reduce")
+    first = slide["readings"][0]["id"]
+    views = ["", f"{slide['id']}/images/{first}", *(f"{review.where}/{view}" for view in VIEWS)]
+    found = []
+    for where in [*views, f"{slide['id']}/compare/{first}/{review.where.partition('/')[2]}"]:
+        page = visit.go(where)
+        page.locator("main :is(h1, h2, h3, .canvas .box):visible").first.wait_for()
+        found += _judge(page, where)
+    page = visit.go(f"{review.where}/gallery")
+    page.keyboard.press("?")
+    page.get_by_role("dialog").wait_for()
+    found += _judge(page, "keys")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Sign …").click()
+    found += _judge(page, "sign")
+    visit.close()
+    assert found == []
+
+
+def _judge(page: Page, where: str) -> list[str]:
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+    faults = Axe().run(page, options={**rules, "resultTypes": ["violations"]}).response
+    return [
+        f"{where}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
+        for fault in faults["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+def test_narrow_windows_need_no_sideways_scrolling(visit: Visit, review: Review) -> None:
+    visit.page.set_viewport_size({"width": 320, "height": 640})
+    for where in ("", *(f"{review.where}/{view}" for view in VIEWS)):
+        page = visit.go(where)
+        page.locator("main :is(h1, h2, h3, .canvas .box):visible").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320, where
+        expect(page.get_by_text("Research use only. Not for diagnosis.")).to_be_in_viewport()
+
+
+def test_a_token_is_asked_for_once(
+    browser: Browser, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("a-long-token-that-nobody-guesses-0123456789")
+    secret.chmod(0o600)
+    running = Service(tmp_path_factory.mktemp("guarded"), None, "--token-file", str(secret))
+    running.wait_until_ready()
+    visit = Visit(browser, running.url)
+    page = visit.go("")
+    page.get_by_label("Token").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog .wrong")).not_to_be_empty()
+    page.get_by_label("Token").fill(secret.read_text())
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="A new slide")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", name="A new slide")).to_be_visible()
+    visit.close()
+    assert running.stop() == 0
