@@ -79,8 +79,18 @@ class Seen:
 # --- cells and networks -----------------------------------------------------------------------
 
 
-def read_kaggle(folder: Path) -> tuple[Cells, list[str]]:
-    """The cells, and the ids of their images."""
+def read_kaggle(folder: Path, cache: Path) -> tuple[Cells, list[str]]:
+    """The cells, and the ids of their images; found once."""
+    place = cache / "cells-kaggle.npz"
+    if not place.exists():
+        cells, names = cut_kaggle(folder)
+        np.savez(place, **vars(cells), images=np.array(names))
+    with np.load(place) as file:
+        cells = Cells(file["pixels"], file["labels"], file["groups"])
+        return cells, file["images"].tolist()
+
+
+def cut_kaggle(folder: Path) -> tuple[Cells, list[str]]:
     cleaned = prepare(folder, StudySettings(split="folds"), Watcher(), workers=count_cores())
     names, pixels, _ = cut_pictures(cleaned.manifest, view="cell", size=SIZE)
     table = cleaned.manifest.table
@@ -176,7 +186,8 @@ def see(
         np.savez(place, features=np.stack(found, 1), labels=cells.labels, groups=cells.groups)
     with np.load(place) as file:
         labels = np.array([classes.index(str(label)) for label in file["labels"]])
-        return Seen(file["features"], labels, file["groups"], head, classes)
+        features = file["features"].astype(np.float64)
+        return Seen(features, labels, file["groups"], head, classes)
 
 
 # --- one draw of labels -----------------------------------------------------------------------
@@ -383,27 +394,30 @@ def main() -> None:
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
     models = given.models.split(",")
-    pbc = read_kept_aside(given.run)
     with ProcessPoolExecutor(count_cores()) as pool:
         if given.drawn:
-            choose(pbc, given.cache, models, pool)
+            choose(read_kept_aside(given.run), given.cache, models, pool)
             return
-        kaggle, names = read_kaggle(given.kaggle)
+        kaggle, names = read_kaggle(given.kaggle, given.cache)
         without = None
         if given.disputed:
             without = np.isin(names, pl.read_csv(given.disputed)["image"].to_numpy())
-        four = pbc.take(np.isin(pbc.labels, FOUR))
+
+        def four() -> Cells:
+            pbc = read_kept_aside(given.run)
+            return pbc.take(np.isin(pbc.labels, FOUR))
+
         for model in models if "away" in given.ways else ():
             start = see(given.cache, f"start_{model}-kaggle", lambda m=model: export_start(m),
                         lambda: kaggle, 8)  # fmt: skip
             report(f"PBC → blood-cells, {model}", start, pool, without)
         for model in models if "back" in given.ways else ():
             trained = see(given.cache, f"kaggle_{model}-pbc",
-                          lambda m=model: train_on_kaggle(m, kaggle), lambda: four, 8)  # fmt: skip
+                          lambda m=model: train_on_kaggle(m, kaggle), four, 8)  # fmt: skip
             report(f"blood-cells → PBC, four classes, {model}", trained, pool, None)
         for model in models if "home" in given.ways else ():
             home = see(given.cache, f"start_{model}-home", lambda m=model: export_start(m),
-                       lambda: pbc, 1)  # fmt: skip
+                       lambda: read_kept_aside(given.run), 1)  # fmt: skip
             report(f"PBC → PBC, {model}: nothing to gain", home, pool, None)
 
 
