@@ -537,10 +537,10 @@ def write_report(facts: dict[str, Any]) -> str:
     drained = facts["drain"]
     add(f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: "
         f"{sum(d[0] for d in drained)} of {12 * len(drained)} answered 200, the slowest "
-        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}.")  # noqa: E501  # fmt: skip
+        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}.")  # fmt: skip
     start = facts["start"]
     add(f"- **Start.** Median of {len(start)}: first page after "
-        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s.")  # noqa: E501  # fmt: skip
+        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s.")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
