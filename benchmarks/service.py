@@ -535,12 +535,16 @@ def write_report(facts: dict[str, Any]) -> str:
         f"answered {slow['live']} times, p99 {slow['live_p99'] * 1000:.0f} ms, and predictions: "
         f"{slow['good']}.")  # fmt: skip
     drained = facts["drain"]
-    add(f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: "
+    add(
+        f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: "
         f"{sum(d[0] for d in drained)} of {12 * len(drained)} answered 200, the slowest "
-        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}.")  # fmt: skip
+        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}."
+    )
     start = facts["start"]
-    add(f"- **Start.** Median of {len(start)}: first page after "
-        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s.")  # fmt: skip
+    add(
+        f"- **Start.** Median of {len(start)}: first page after "
+        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s."
+    )
     return "\n".join(lines) + "\n"
 
 
