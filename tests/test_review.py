@@ -148,7 +148,7 @@ def test_two_browsers_see_each_other(client: TestClient):
     slide.change("label", first, label="blast")
     began = time.monotonic()
     waiting.join(10)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # of the 10 that it would wait
     assert heard[0]["cells"][0]["label"] == "blast"
     late = slide.change("label", first, second, label="other", revision=seen)
     assert late.status_code == 409
