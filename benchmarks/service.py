@@ -1,0 +1,596 @@
+"""The service under load and abuse, beside two peers with the same model: results/service.md.
+
+    python benchmarks/service.py ../shared/data/pbc --litserve FOLDER --out results/service.md
+
+FOLDER is where ``uv pip install --target FOLDER litserve`` put LitServe; without it that peer is
+left out. Both peers find and cut cells exactly as Leuko does and average the same eight views;
+the plain one is FastAPI with a PyTorch network, as most people write it; LitServe is given Leuko's
+own predictor, so that only the serving differs. One client program asks all: raw sockets, one
+thread, keep-alive, and it waits as long as Retry-After says. Every service gets the same two cores
+as the client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+CLIENTS = (1, 4, 16, 64, 200)
+TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
+
+
+# --- the services ---------------------------------------------------------------------------------
+
+
+def make_plain_app() -> Any:
+    """A service as it is usually written: FastAPI, PyTorch, no limits."""
+    import torch
+    from fastapi import FastAPI, UploadFile
+
+    import leuko
+    from leuko.learning.batches import turn_views
+    from leuko.learning.models import build
+    from leuko.learning.parts import read_tensors
+    from leuko.use.inputs import Item
+
+    predictor = leuko.load()
+    facts = predictor.bundle.facts
+    data = (predictor.bundle.path / "weights.safetensors").read_bytes()
+    weights, _ = read_tensors("weights.safetensors", data)
+    size, views = facts.preprocessing.size, facts.preprocessing.views
+    network = build(facts.architecture, len(facts.classes), size=size, seed=0)
+    network.load_state_dict({
+        name: torch.from_numpy(np.array(w, np.float32 if w.ndim else w.dtype))
+        for name, w in weights.items()
+    })  # fmt: skip
+    network.eval()
+    mean = torch.tensor(facts.preprocessing.mean).view(1, 3, 1, 1)
+    deviation = torch.tensor(facts.preprocessing.deviation).view(1, 3, 1, 1)
+    app = FastAPI()
+
+    @app.get("/ready")
+    def ready() -> dict[str, bool]:
+        return {"ready": True}
+
+    @app.post("/api/v1/predict")
+    def predict(files: list[UploadFile]) -> dict[str, Any]:
+        items = [Item(one.filename or "", one.file.read()) for one in files]
+        found = [cell.pixels for one in predictor.prepare(items).ready for cell in one]
+        if not found:
+            return {"cells": []}
+        turned = [np.ascontiguousarray(v) for v in turn_views(np.stack(found), views)]
+        with torch.inference_mode():
+            seen = torch.from_numpy(np.concatenate(turned)).permute(0, 3, 1, 2) / 255
+            told = network((seen - mean) / deviation).softmax(1)
+        rows = told.reshape(views, len(found), -1).mean(0)
+        return {"cells": [dict(zip(facts.classes, row.tolist(), strict=True)) for row in rows]}
+
+    return app
+
+
+def serve_plain(port: int) -> None:
+    import uvicorn
+
+    uvicorn.run(make_plain_app(), port=port, log_level="error", access_log=False)
+
+
+def serve_litserve(port: int) -> None:
+    import litserve
+    from fastapi import UploadFile
+
+    class Api(litserve.LitAPI):
+        def setup(self, _device: str) -> None:
+            import leuko
+
+            self.predictor = leuko.load()
+
+        def decode_request(self, request: dict[str, UploadFile]) -> bytes:
+            return request["files"].file.read()
+
+        def predict(self, data: bytes) -> dict[str, Any]:
+            return self.predictor.predict(data).to_json()
+
+        def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
+            return output
+
+    server = litserve.LitServer(
+        Api(api_path="/api/v1/predict"), accelerator="cpu", healthcheck_path="/ready",
+        timeout=False,
+    )  # fmt: skip
+    server.run(port=port, log_level="error", generate_client_file=False)
+
+
+class Process:
+    """A service as a process of its own."""
+
+    def __init__(self, kind: str, litserve: Path | None) -> None:
+        self.kind, self.port = kind, find_port()
+        words = [sys.executable, __file__, "--serve", kind, "--port", str(self.port)]
+        env = dict(os.environ)
+        if kind == "leuko":
+            store = Path(TEMPORARY) / f"{self.port}.db"
+            words = [sys.executable, "-m", "leuko.cli", "serve", "--port", str(self.port)]
+            words += ["--store", str(store)]
+        elif kind == "litserve":
+            env["PYTHONPATH"] = str(litserve)
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(
+            words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def wait(self, path: str = "/ready", seconds: float = 180) -> float:
+        """Waits for a path to answer 200; seconds since the start."""
+        while time.monotonic() - self.began < seconds:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5):
+                    return time.monotonic() - self.began
+            except OSError:
+                time.sleep(0.01)
+        raise SystemExit(f"{self.kind} didn't start")
+
+    def memory(self) -> float:
+        """MiB, of all its processes."""
+        group = os.getpgid(self.process.pid)
+        total = 0.0
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                if os.getpgid(int(status.parent.name)) == group:
+                    total += int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) / 1024
+            except (OSError, TypeError):
+                continue
+        return total
+
+    def metric(self, name: str) -> float:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics").read().decode()
+        return sum(float(v) for v in re.findall(rf"^{re.escape(name)} (\S+)$", text, re.M))
+
+    def stop(self) -> int:
+        """Its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            return self.process.wait(10)
+
+
+def find_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        return int(made.getsockname()[1])
+
+
+# --- the client -----------------------------------------------------------------------------------
+
+
+def write_request(data: bytes) -> bytes:
+    body = (
+        b'--xyz\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+        + data + b"\r\n--xyz--\r\n"
+    )  # fmt: skip
+    return (
+        b"POST /api/v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Content-Type: multipart/form-data; boundary=xyz\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    ) + body
+
+
+@dataclass
+class Told:
+    """What a crowd of clients was told."""
+
+    codes: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    took: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.codes["200"] / self.took
+
+    def quantile(self, q: float) -> float:
+        return float(np.quantile(self.seconds, q)) * 1000 if self.seconds else float("nan")
+
+
+class _Client:
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.link: socket.socket | None = None
+        self.found = b""
+        self.until = 0.0  # when it asks again
+        self.began = 0.0
+
+
+def ask(
+    port: int, requests: list[bytes], clients: int, *, seconds: float = 1e9, most: int = 10**9,
+    patient: bool = True,
+) -> Told:  # fmt: skip
+    """Lets clients ask, each as soon as it was answered.
+
+    Args:
+        port: Of the service.
+        requests: Sent in turn.
+        clients: At a time.
+        seconds: Until no more is asked.
+        most: Requests.
+        patient: Waits as long as Retry-After says.
+    """
+    told, selector = Told(), selectors.DefaultSelector()
+    crowd = [_Client(port) for _ in range(clients)]
+    asked, began = 0, time.monotonic()
+    busy: set[int] = set()
+    idle = list(crowd)
+    while True:
+        now = time.monotonic()
+        over = now - began > seconds or asked >= most
+        if over and not busy:
+            break
+        for client in [c for c in idle if c.until <= now] if not over else []:
+            idle.remove(client)
+            try:
+                if client.link is None:
+                    client.link = socket.create_connection(("127.0.0.1", port), timeout=30)
+                    selector.register(client.link, selectors.EVENT_READ, client)
+                client.link.sendall(requests[asked % len(requests)])
+            except OSError:
+                told.codes["reset"] += 1
+                _drop(selector, client)
+                idle.append(client)
+                continue
+            asked += 1
+            client.began, client.found = time.monotonic(), b""
+            busy.add(id(client))
+        for key, _ in selector.select(0.02):
+            client = key.data
+            try:
+                piece = client.link.recv(1 << 16)
+            except OSError:
+                piece = b""
+            if not piece:
+                if id(client) in busy:
+                    told.codes["reset"] += 1
+                    busy.discard(id(client))
+                    idle.append(client)
+                _drop(selector, client)
+                continue
+            client.found += piece
+            head, mark, body = client.found.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if not mark or length is None or len(body) < int(length[1]):
+                continue
+            code = head[9:12].decode()
+            told.codes[code] += 1
+            busy.discard(id(client))
+            idle.append(client)
+            client.until = 0.0
+            if code == "200":
+                told.seconds.append(time.monotonic() - client.began)
+            elif patient:
+                after = re.search(rb"(?i)retry-after: (\d+)", head)
+                client.until = time.monotonic() + (int(after[1]) if after else 0)
+    told.took = time.monotonic() - began
+    for client in crowd:
+        _drop(selector, client)
+    return told
+
+
+def _drop(selector: selectors.BaseSelector, client: _Client) -> None:
+    if client.link is not None:
+        selector.unregister(client.link)
+        client.link.close()
+        client.link = None
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def measure_load(kinds: list[str], requests: list[bytes], seconds: float, litserve: Path | None):
+    """The same crowds for each service; rounds alternate, so that all meet the same machine."""
+    rows = []
+    for kind in kinds:
+        service = Process(kind, litserve)
+        service.wait()
+        ask(service.port, requests, 4, most=40)  # warm
+        for clients in CLIENTS:
+            before = read_answers(service) if kind == "leuko" else None
+            told = ask(service.port, requests, clients, seconds=seconds)
+            after = read_answers(service) if kind == "leuko" else None
+            rows.append({
+                "service": kind, "clients": clients, "rate": told.rate,
+                "p50": told.quantile(0.5), "p99": told.quantile(0.99), "codes": dict(told.codes),
+                "memory": service.memory(),
+                "within": None if before is None else bound(before, after),
+            })  # fmt: skip
+            print(rows[-1], flush=True)
+        service.stop()
+    return rows
+
+
+def read_answers(service: Process) -> dict[float, float]:
+    """Answers within so many seconds of being let in, as the service counts them."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics").read().decode()
+    found = re.findall(r'leuko_answer_seconds_bucket\{le="([^"]+)"\} (\S+)', text)
+    return {float(le): float(n) for le, n in found}
+
+
+def bound(before: dict[float, float], after: dict[float, float]) -> tuple[float, int]:
+    """The least bucket that holds 99 % of the answers; how many answers."""
+    counts = {le: after[le] - before.get(le, 0) for le in after}
+    total = counts[float("inf")]
+    return min(le for le, n in counts.items() if n >= 0.99 * total), int(total)
+
+
+def measure_shedding(service: Process, requests: list[bytes]) -> Counter[str]:
+    """A crowd that doesn't wait: at least a thousand refusals."""
+    codes: Counter[str] = Counter()
+    while codes["503"] < 1000:
+        codes += ask(service.port, requests, 100, seconds=3, patient=False).codes
+    return codes
+
+
+def measure_growth(service: Process, requests: list[bytes], number: int) -> tuple[float, float]:
+    """MiB before and after many requests."""
+    bad = [write_request(b"no picture"), write_request(requests[0][:400])]
+    ask(service.port, [requests[0], *bad], 4, most=300)
+    before = service.memory()
+    ask(service.port, [requests[0], *bad * 2], 4, most=number)
+    return before, service.memory()
+
+
+def measure_flood(service: Process) -> tuple[float, str]:
+    """300 MB in chunks: MiB that they cost, and what was answered."""
+    before = high_water(service)
+    piece = b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n"
+    head = write_request(b"").partition(b"\r\n\r\n")[0]
+    head = re.sub(rb"Content-Length: \d+", b"Transfer-Encoding: chunked", head)
+    first = b'--xyz\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as link:
+        link.sendall(head + b"\r\n\r\n" + b"%x\r\n%s\r\n" % (len(first), first))
+        for _ in range(300):
+            link.sendall(piece)
+        link.sendall(b"0\r\n\r\n")
+        answer = link.recv(1 << 16)
+    return high_water(service) - before, answer[9:12].decode()
+
+
+def high_water(service: Process) -> float:
+    text = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) / 1024
+
+
+async def measure_slow(service: Process, request: bytes) -> dict[str, Any]:
+    """300 slow clients: how long the last is held, and how others fare meanwhile."""
+    head = request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    closed: list[float] = []
+    live: list[float] = []
+    good: Counter[str] = Counter()
+
+    async def crawl(first: bytes, trickle: bool) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        began = time.monotonic()
+        writer.write(first)
+        gone = asyncio.ensure_future(reader.read(-1))
+        while not gone.done() and time.monotonic() - began < 40:
+            if trickle:
+                writer.write(b"a")
+            await asyncio.wait({gone}, timeout=1)
+        closed.append(time.monotonic() - began)
+        gone.cancel()
+        writer.close()
+
+    async def read_slowly() -> None:
+        """Asks for 20 MB and reads nothing; whether it was dropped shows when it tries to send."""
+        link = socket.socket()
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        link.connect(("127.0.0.1", service.port))
+        link.setblocking(False)
+        began = time.monotonic()
+        ask_much = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 300
+        with_loop = asyncio.get_running_loop()
+        await with_loop.sock_sendall(link, ask_much)
+        while time.monotonic() - began < 40:
+            await asyncio.sleep(0.5)
+            if f":{link.getsockname()[1]}" not in connections_of(service):
+                break
+        closed.append(time.monotonic() - began)
+        link.close()
+
+    async def ask_meanwhile() -> None:
+        loop = asyncio.get_running_loop()
+        while len(closed) < 300:
+            begun = time.monotonic()
+            await loop.run_in_executor(
+                None, lambda: urllib.request.urlopen(f"http://127.0.0.1:{service.port}/live").read()
+            )
+            live.append(time.monotonic() - begun)
+            good.update((await loop.run_in_executor(
+                None, lambda: ask(service.port, [request], 1, most=1)
+            )).codes)  # fmt: skip
+            await asyncio.sleep(0.05)
+
+    half = b"GET / HTTP/1.1\r\nHost: 127"
+    await asyncio.gather(
+        ask_meanwhile(),
+        *[crawl(half, trickle=False) for _ in range(200)],
+        *[crawl(head, trickle=True) for _ in range(50)],
+        *[read_slowly() for _ in range(50)],
+    )
+    return {
+        "closed": len(closed), "longest": max(closed), "live": len(live),
+        "live_p99": float(np.quantile(live, 0.99)), "good": dict(good),
+    }  # fmt: skip
+
+
+def connections_of(service: Process) -> str:
+    """Remote ports of its open connections, as text."""
+    open_ones = set()
+    for link in Path(f"/proc/{service.process.pid}/fd").iterdir():
+        try:
+            open_ones.add(str(link.readlink()))
+        except OSError:
+            continue
+    lines = Path(f"/proc/{service.process.pid}/net/tcp").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    return " ".join(
+        f":{int(row[2].rpartition(':')[2], 16)}"
+        for row in rows
+        if f"socket:[{row[9]}]" in open_ones
+    )
+
+
+def measure_drain(repeats: int, requests: list[bytes]) -> list[tuple[int, float, int]]:
+    """SIGTERM with 12 requests under way: how many were answered 200, seconds, exit code."""
+    found = []
+    for _ in range(repeats):
+        service = Process("leuko", None)
+        service.wait()
+        links = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(12)]
+        for link, request in zip(links, requests, strict=False):
+            link.sendall(request[:-100])
+        time.sleep(0.2)
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        good = 0
+        for link, request in zip(links, requests, strict=False):
+            link.sendall(request[-100:])
+            good += link.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            link.close()
+        code = service.process.wait(20)
+        found.append((good, time.monotonic() - began, code))
+    return found
+
+
+def measure_start(repeats: int) -> list[tuple[float, float]]:
+    """Seconds to the first page and to readiness."""
+    found = []
+    for _ in range(repeats):
+        service = Process("leuko", None)
+        found.append((service.wait("/"), service.wait("/ready")))
+        service.stop()
+    return found
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def write_report(facts: dict[str, Any]) -> str:
+    load, lines = facts["load"], []
+    add: Callable[[str], None] = lines.append
+    add("# The service under load and abuse\n")
+    add(f"Made by `benchmarks/service.py` in {facts['minutes']:.0f} minutes on {facts['cores']} "
+        f"cores, which the client shared; load of the machine by others at the start: "
+        f"{facts['load_before']:.1f}. The shipped model ({facts['model']}), "
+        f"{facts['pictures']} pictures of PBC with one cell each, one per request. Both peers find "
+        "and cut cells as Leuko does; *plain* is FastAPI with the network in PyTorch, *litserve* "
+        "is LitServe 0.2 around Leuko's predictor.\n")  # fmt: skip
+    add("| clients | service | answers/s | of Leuko's | p50 ms | p99 ms | told | MiB |")
+    add("|--:|---|--:|--:|--:|--:|---|--:|")
+    for clients in CLIENTS:
+        rows = [row for row in load if row["clients"] == clients]
+        own = next(row["rate"] for row in rows if row["service"] == "leuko")
+        for row in rows:
+            codes = ", ".join(f"{n:,} × {code}" for code, n in sorted(row["codes"].items()))
+            add(
+                f"| {clients} | {row['service']} | {row['rate']:.1f} | {row['rate'] / own:.2f} | "
+                f"{row['p50']:.0f} | {row['p99']:.0f} | {codes} | {row['memory']:.0f} |"
+            )
+    add(
+        "\nClients wait as long as `Retry-After` says. Times are the client's, of answers of 200.\n"
+    )
+    add("From being let in to the answer, as the service counts it, 99 of 100 answers within:\n")
+    add("| clients | s | answers |\n|--:|--:|--:|")
+    for row in load:
+        if row["within"]:
+            add(f"| {row['clients']} | {row['within'][0]:g} | {row['within'][1]:,} |")
+    shed, slow = facts["shed"], facts["slow"]
+    codes = ", ".join(f"{n:,} × {code}" for code, n in sorted(shed.items()))
+    add(f"\n- **Turned away.** 100 clients that don't wait: {codes}.")
+    before, after = facts["growth"]
+    add(f"- **Memory.** {facts['number']:,} requests (one in five a picture, the rest damaged): "
+        f"{before:.0f} → {after:.0f} MiB.")  # fmt: skip
+    cost, code = facts["flood"]
+    add(f"- **300 MB in chunks** cost {cost:.1f} MiB and were answered {code}.")
+    add(f"- **Slow clients.** 200 half heads, 50 bodies of a byte a second, 50 that don't read: "
+        f"all {slow['closed']} closed, the last after {slow['longest']:.1f} s; meanwhile `/live` "
+        f"answered {slow['live']} times, p99 {slow['live_p99'] * 1000:.0f} ms, and predictions: "
+        f"{slow['good']}.")  # fmt: skip
+    drained = facts["drain"]
+    add(
+        f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: "
+        f"{sum(d[0] for d in drained)} of {12 * len(drained)} answered 200, the slowest "
+        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}."
+    )
+    start = facts["start"]
+    add(
+        f"- **Start.** Median of {len(start)}: first page after "
+        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--litserve", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seconds", type=float, default=12)
+    parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--serve")
+    parser.add_argument("--port", type=int)
+    asked = parser.parse_args()
+    if asked.serve:
+        {"plain": serve_plain, "litserve": serve_litserve}[asked.serve](asked.port)
+        return
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
+    began, load_before = time.monotonic(), os.getloadavg()[0]
+    found = sorted(asked.data.rglob("*.jpg"))
+    requests = [write_request(p.read_bytes()) for p in found[:: max(1, len(found) // 64)][:64]]
+    start = measure_start(5)
+    kinds = ["leuko", "plain"] + (["litserve"] if asked.litserve else [])
+    load = measure_load(kinds, requests, asked.seconds, asked.litserve)
+    service = Process("leuko", None)
+    service.wait()
+    shed = measure_shedding(service, requests)
+    growth = measure_growth(service, requests, asked.number)
+    flood = measure_flood(service)
+    slow = asyncio.run(measure_slow(service, requests[0]))
+    told = json.loads(
+        urllib.request.urlopen(f"http://127.0.0.1:{service.port}/api/v1/model").read()
+    )
+    service.stop()
+    facts = {
+        "load": load, "shed": shed, "growth": growth, "flood": flood, "slow": slow, "start": start,
+        "drain": measure_drain(5, requests), "model": told["architecture"], "number": asked.number,
+        "pictures": len(requests), "cores": len(os.sched_getaffinity(0)),
+        "load_before": load_before, "minutes": (time.monotonic() - began) / 60,
+    }  # fmt: skip
+    report = write_report(facts)
+    print(report)
+    if asked.out:
+        asked.out.write_text(report)
+
+
+if __name__ == "__main__":
+    main()
