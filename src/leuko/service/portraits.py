@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, select
 
 from leuko.data.image import decode_image, encode_png
 from leuko.data.leukocytes import Leukocyte, estimate_scale, place_in_cell
-from leuko.judgement.explanation import activate, draw_map, enlarge
+from leuko.judgement.explanation import draw_map, enlarge
 from leuko.service import tables
 from leuko.service.examination import PORTRAIT, cut_portrait, place_portrait, reencode, shrink
 from leuko.service.records import REVIEWED, SIGNED
@@ -24,6 +24,7 @@ from leuko.service.refusals import Refusal
 from leuko.service.reviews import load_reading
 from leuko.service.shelf import find_scale, find_slide, images_gone, no_image, read_image
 from leuko.service.store import Store
+from leuko.use.maps import map_cells
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
@@ -136,9 +137,8 @@ def draw_attention(bundle: Bundle, view: View) -> bytes:
         bundle: Of the model.
         view: From `cut_view`.
     """
-    found = bundle.network.look(view.seen[None])
-    heat = activate(found, bundle.head[0], np.array([view.label]))[0]
-    return encode_png(draw_map(view.portrait, _frame(heat, view)))
+    heat = map_cells(bundle, view.seen[None], np.array([view.label]))[0]
+    return encode_png(draw_map(view.portrait, _frame(heat, view), mark=False))
 
 
 def _frame(heat: NDArray[np.float32], view: View) -> NDArray[np.float64]:
