@@ -114,7 +114,7 @@ def plain(review: Review) -> dict[int, Cell]:
     return {i: replace(cell, changed=0) for i, cell in review.cells.items()}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(steps)
 def test_no_cell_and_no_step_is_ever_lost(done):
     reader = Reader()
@@ -131,7 +131,7 @@ def test_no_cell_and_no_step_is_ever_lost(done):
     assert {c.id for c in review.since(0)} == set(review.touched)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(steps, steps)
 def test_the_present_is_the_replay_of_what_counts(done, more):
     """Taking undone steps out of the list gives the same cells as replaying the undoing."""
@@ -142,7 +142,7 @@ def test_the_present_is_the_replay_of_what_counts(done, more):
     assert plain(replay(reader.beginning, counting)) == plain(reader.review)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(steps)
 def test_undo_is_exact_and_redo_gives_it_back(done):
     reader = Reader()

@@ -489,13 +489,13 @@ def test_whoever_waits_is_woken_by_their_own_and_by_other_processes(url: str):
         threading.Timer(0.3, change).start()
         return await wait(reviews.load_reading(one, slide, reading).review.revision, 10)
 
-    assert asyncio.run(wait(0, 10)) < 0.3  # there is news already
-    assert 0.4 < asyncio.run(wait(1, 0.5)) < 2
+    assert asyncio.run(wait(0, 10)) < 5  # there is news already
+    assert 0.4 < asyncio.run(wait(1, 0.5)) < 5
     for station in (one, two):
         took = asyncio.run(wait_while(lambda s=station: do(s, slide, reading, CONFIRM, cells[0])))
-        assert 0.25 < took < 2.5
+        assert 0.25 < took < 8  # of the 10 that it would wait
     took = asyncio.run(wait_while(one.hang_up))
-    assert took < 2
+    assert took < 8
     one.close()
     two.close()
 

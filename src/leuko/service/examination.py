@@ -141,21 +141,31 @@ def name_cells(
 
 
 def cut_portrait(pixels: Pixels, box: Box, *, size: int = PORTRAIT) -> bytes:
-    """JPEG of a cell with a margin: a square, moved inwards at the border.
+    """JPEG of a cell with a margin: what lies in `place_portrait`.
 
     Args:
         pixels: Of its field.
         box: Of the cell.
         size: Longest side in px; smaller ones stay as they are.
     """
-    height, width = pixels.shape[:2]
+    left, top, right, bottom = place_portrait(box, *pixels.shape[:2])
+    return encode_jpeg(shrink(np.ascontiguousarray(pixels[top:bottom, left:right]), size))
+
+
+def place_portrait(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a square around a cell, moved inwards at the border.
+
+    Args:
+        box: Of the cell.
+        height: Of the field, in px.
+        width: Of the field.
+    """
     x0, y0, x1, y1 = box
     side = round((1 + 2 * MARGIN) * max(x1 - x0, y1 - y0))
     wide, high = max(1, min(side, width)), max(1, min(side, height))
     left = int(min(max(0, round((x0 + x1 - wide) / 2)), width - wide))
     top = int(min(max(0, round((y0 + y1 - high) / 2)), height - high))
-    piece = np.ascontiguousarray(pixels[top : top + high, left : left + wide])
-    return encode_jpeg(shrink(piece, size))
+    return left, top, left + wide, top + high
 
 
 def shrink(pixels: Pixels, longest: int) -> Pixels:

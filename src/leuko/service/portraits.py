@@ -7,7 +7,7 @@ labels here either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, select
 
 from leuko.data.image import decode_image, encode_png
-from leuko.data.leukocytes import Leukocyte
-from leuko.judgement.explanation import activate, draw_map
+from leuko.data.leukocytes import Leukocyte, estimate_scale, place_in_cell
+from leuko.judgement.explanation import draw_map, enlarge
 from leuko.service import tables
-from leuko.service.examination import PORTRAIT, cut_portrait, reencode
+from leuko.service.examination import PORTRAIT, cut_portrait, place_portrait, reencode, shrink
 from leuko.service.records import REVIEWED, SIGNED
 from leuko.service.refusals import Refusal
 from leuko.service.reviews import load_reading
 from leuko.service.shelf import find_scale, find_slide, images_gone, no_image, read_image
 from leuko.service.store import Store
+from leuko.use.maps import map_cells
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
@@ -61,12 +62,14 @@ class View:
 
     Attributes:
         seen: (S, S, 3), its input.
-        large: The same square with more pixels, for people.
+        portrait: What people see of it.
+        frame: x0, y0, x1, y1 of the portrait within the input, as fractions of its side.
         label: Class that the map is of: its place among the bundle's.
     """
 
     seen: Pixels
-    large: Pixels
+    portrait: Pixels
+    frame: tuple[float, float, float, float]
     label: int
 
 
@@ -83,7 +86,7 @@ def cut_view(
         reading: That has the cell.
         cell: Its id.
         label: Class that the map is to be of; None takes the machine's.
-        size: Side of the picture for people in px.
+        size: Longest side of the portrait in px.
 
     Raises:
         Refusal: 404 without the cell, without a map, or with another model; 410 once images are
@@ -105,23 +108,50 @@ def cut_view(
             f"{', '.join(bundle.facts.classes)}."
         )  # fmt: skip
     pixels = decode_image(read_image(store, slide, row.field))
-    scale = find_scale(store, slide, row.field) or 0.0
-    place = Leukocyte(row.x0, row.y0, row.x1, row.y1, score=1.0, scale=scale)
+    box = row.x0, row.y0, row.x1, row.y1
+    scale = find_scale(store, slide, row.field) or estimate_scale(pixels)
+    cell_there = Leukocyte(*box, score=1.0, scale=scale)
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = place_portrait(box, height, width)
     prepared = bundle.facts.preprocessing
-    large = replace(prepared, size=size).cut(pixels, place)
-    return View(prepared.cut(pixels, place), large, bundle.facts.classes.index(wanted))
+    if prepared.view == "field":
+        frame = left / width, top / height, right / width, bottom / height
+    else:
+        sides = [(left, top, right, bottom)]
+        placed = place_in_cell(sides, height, width, cell_there, prepared.window)[0]
+        frame = placed[0], placed[1], placed[2], placed[3]
+    return View(
+        prepared.cut(pixels, cell_there),
+        shrink(np.ascontiguousarray(pixels[top:bottom, left:right]), size),
+        frame,
+        bundle.facts.classes.index(wanted),
+    )
 
 
 def draw_attention(bundle: Bundle, view: View) -> bytes:
-    """PNG of the cell with what speaks for a class; for the network's turn.
+    """PNG of a portrait with what speaks for a class; for the network's turn.
+
+    What the network didn't see of it stays cold.
 
     Args:
         bundle: Of the model.
         view: From `cut_view`.
     """
-    found = bundle.network.look(view.seen[None])
-    heat = activate(found, bundle.head[0], np.array([view.label]))[0]
-    return encode_png(draw_map(view.large, heat))
+    heat = map_cells(bundle, view.seen[None], np.array([view.label]))[0]
+    return encode_png(draw_map(view.portrait, _frame(heat, view), mark=False))
+
+
+def _frame(heat: NDArray[np.float32], view: View) -> NDArray[np.float64]:
+    """The part of a map that a portrait shows, as large as the portrait."""
+    height, width = view.portrait.shape[:2]
+    x0, y0, x1, y1 = view.frame
+    side = len(view.seen)
+    rows = np.floor((y0 + (np.arange(height) + 0.5) / height * (y1 - y0)) * side).astype(int)
+    columns = np.floor((x0 + (np.arange(width) + 0.5) / width * (x1 - x0)) * side).astype(int)
+    fine = enlarge(heat, side, side)
+    shown = fine[np.clip(rows, 0, side - 1)][:, np.clip(columns, 0, side - 1)]
+    inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
+    return np.where(inside, shown, 0.0)
 
 
 def find_similar(

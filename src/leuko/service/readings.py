@@ -39,7 +39,7 @@ Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 MOST_CELLS = 5000
 LONGEST_WAIT = 25.0  # s; proxies close silent connections after 30 or 60
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
-Side = Annotated[float, Field(ge=0, le=LARGEST_ID, allow_inf_nan=False)]
+Side = Annotated[float, Field(ge=-LARGEST_ID, le=LARGEST_ID, allow_inf_nan=False)]
 BoxOfNumbers = tuple[Side, Side, Side, Side]
 
 
