@@ -98,7 +98,7 @@ def judge_maps(
         What `judge_aim` says of the pictures that show a leukocyte; None if none does.
     """
     masks = np.stack([mask_cells(own, GRID) for own in boxes])
-    seen = masks.any(axis=(1, 2))
+    seen = np.asarray(masks.any(axis=(1, 2)))
     if not seen.any():
         return None
     own = [group for group, one in zip(groups, seen, strict=True) if one]

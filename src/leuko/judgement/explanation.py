@@ -111,7 +111,9 @@ def find_hottest(heat: Floats) -> tuple[float, float]:
     return (float(column) + 0.5) / heat.shape[1], (float(row) + 0.5) / heat.shape[0]
 
 
-def mask_cells(boxes: Sequence[Sequence[float]], size: int, *, round_: bool = True) -> Mask:
+def mask_cells(
+    boxes: Sequence[Sequence[float]] | Floats, size: int, *, round_: bool = True
+) -> Mask:
     """Which pixels of a picture lie on a cell, (size, size).
 
     Args:

@@ -257,12 +257,13 @@ def draw_attention(rows: Mapping[str, Sequence[Look]]) -> Figure:
             sheet.put(x, top, _enlarge(look.picture, target))
             sheet.put(x + side + 4, top, _enlarge(look.overlay, target))
             sheet.write(x + 1, top + side + 4, names[look.truth], size=6.5)
-            if look.answer != look.truth:
+            wrong = look.answer != look.truth
+            if wrong:
                 said = f"→ {names[look.answer]}"
                 sheet.write(x + 1, top + side + 20, said, size=6.5, weight="bold",
                             color=MODEL_COLOURS[1])  # fmt: skip
             below = f"{look.probability:.2f} · {plain(look.image, 18)}"
-            sheet.write(x + 1, top + side + 37, below, size=5.8, color=QUIET)
+            sheet.write(x + 1, top + side + (37 if wrong else 21), below, size=5.8, color=QUIET)
     return sheet.figure()
 
 

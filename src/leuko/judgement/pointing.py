@@ -93,7 +93,7 @@ def describe_aim(model: str, attention: Mapping[str, Any]) -> str:
         "the picture."
     )
     return {
-        CELL: f"{model} looks at the cell. {facts}",
+        CELL: f"{model} looks where the cell is. {facts}",
         ELSEWHERE: f"{model} looks elsewhere than at the cell. {facts} Its answers may rest on "
         "something that goes with the classes in these pictures only, such as a mark, a border or "
         "the background. Look at its maps, and don't rely on it for other pictures.",

@@ -101,23 +101,19 @@ def find_map(network: nn.Module, size: int) -> nn.Module | None:
 
     calls = _watch(network, size)
     taken = next(given for layer, given, _ in reversed(calls) if layer is _find_last(network))
-    maps = [
-        (place, result)
-        for place, (_, _, result) in enumerate(calls)
+    fitting = [
+        number
+        for number, (_, _, result) in enumerate(calls)
         if result.ndim == 4
-        and result.shape[2] * result.shape[3] > 1
         and result.shape[:2] == taken.shape
         and torch.allclose(result.mean((2, 3)), taken, rtol=1e-4, atol=1e-5)
     ]
-    if not maps:
-        return None
-    place, result = maps[-1]
-    for before in range(place + 1):
-        layer, given, pooled = calls[before]
-        if isinstance(layer, torch.nn.MaxPool2d) and _are_equal(pooled, result):
-            earlier = [m for m, _, r in calls[:before] if _are_equal(r, given)]
-            return earlier[-1] if earlier else layer
-    return calls[place][0]
+    for number in fitting:
+        layer, given, _ = calls[number]
+        if isinstance(layer, torch.nn.MaxPool2d):
+            return next((m for m, _, r in reversed(calls[:number]) if _are_equal(r, given)), None)
+    wide = [n for n in fitting if calls[n][2].shape[2] * calls[n][2].shape[3] > 1]
+    return calls[wide[-1]][0] if wide else None
 
 
 def _watch(network: nn.Module, size: int) -> list[tuple[nn.Module, torch.Tensor, torch.Tensor]]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.image import encode_png, resize_image
-from leuko.errors import OutputError
+from leuko.errors import BundleError, OutputError
 from leuko.judgement.explanation import activate, draw_map, find_hottest
 from leuko.learning.batches import turn_back, turn_views
 from leuko.learning.bundle import Bundle
@@ -73,8 +73,14 @@ def map_cells(
         (N, h, w), see `leuko.judgement.explanation.activate`.
 
     Raises:
-        BundleError: The features of this bundle's network aren't the mean of a map.
+        BundleError: The features of this bundle's network aren't the mean of a map, or of a map
+            of one place only.
     """
+    if bundle.network.map == (1, 1):
+        raise BundleError(
+            "The map of this bundle's network has a single place, so it can't tell one part of a "
+            f"cell from another. Train with more than --size {bundle.facts.preprocessing.size}."
+        )
     views, (weight, _) = bundle.facts.preprocessing.views, bundle.head
     parts = [bundle.network.look(cells[:0])[:, 0]]  # refuses early, and gives the shape of none
     for start in range(0, len(cells), batch):
