@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI, UploadFile
 
 CLIENTS = (1, 4, 16, 64, 200)
 TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
@@ -45,8 +46,6 @@ TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
 def make_plain_app() -> Any:
     """A service as it is usually written: FastAPI, PyTorch, no limits."""
     import torch
-    from fastapi import FastAPI, UploadFile
-
     import leuko
     from leuko.learning.batches import turn_views
     from leuko.learning.models import build
@@ -96,7 +95,6 @@ def serve_plain(port: int) -> None:
 
 def serve_litserve(port: int) -> None:
     import litserve
-    from fastapi import UploadFile
 
     class Api(litserve.LitAPI):
         def setup(self, _device: str) -> None:
@@ -535,12 +533,13 @@ def write_report(facts: dict[str, Any]) -> str:
         f"answered {slow['live']} times, p99 {slow['live_p99'] * 1000:.0f} ms, and predictions: "
         f"{slow['good']}.")  # fmt: skip
     drained = facts["drain"]
-    add(f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: "
-        f"{sum(d[0] for d in drained)} of {12 * len(drained)} answered 200, the slowest "
-        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}.")  # fmt: skip
-    start = facts["start"]
-    add(f"- **Start.** Median of {len(start)}: first page after "
-        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s.")  # fmt: skip
+    answered, slowest = sum(d[0] for d in drained), max(d[1] for d in drained)
+    add(f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: {answered} of "
+        f"{12 * len(drained)} answered 200, the slowest end {slowest:.1f} s, exit codes "
+        f"{sorted({d[2] for d in drained})}.")  # fmt: skip
+    page, ready = (median(s[i] for s in facts["start"]) for i in (0, 1))
+    add(f"- **Start.** Median of {len(facts['start'])}: first page after {page:.1f} s, ready after "
+        f"{ready:.1f} s.")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
