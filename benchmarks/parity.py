@@ -3,9 +3,9 @@
     uv run python benchmarks/parity.py ../shared/data [--images 1000] [--fields 100]
 
 Three families: EfficientNet is the bundle that ships, ResNet-18 and AlexNet are the shipped starts,
-bundled as `leuko.train` does it. The pictures are real: single cells of PBC, evenly spread, and
-whole fields of the Kaggle set. Everything begins at the bytes of the files. Writes
-`results/parity.md`.
+bundled as `leuko.train` does it, with one view, so that no mean hides a difference. The pictures
+are real: single cells of PBC, evenly spread, and whole fields of the Kaggle set. Everything begins
+at the bytes of the files. Writes `results/parity.md`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def bundle_start(model: str, place: Path) -> Path:
     last = find_head(network, len(start.classes))
     facts = Facts(
         architecture=model, head=last.name, features=last.features, classes=start.classes,
-        preprocessing=Preprocessing("cell", WINDOW, start.size, MEAN, DEVIATION, 8),
+        preprocessing=Preprocessing("cell", WINDOW, start.size, MEAN, DEVIATION, views=1),
         decision=Decision(), training={}, leuko="0", created="2026-01-01",
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
@@ -193,7 +193,8 @@ def tell(rows: list[Row], images: int, command: str) -> list[str]:
         f"of the files. {versions}.", "",
         "- *Evaluator*: `cut_cells` and `Bundle.answer`, as `leuko evaluate` judges a bundle.",
         "- *PyTorch*: `leuko.learning.fit.predict` with the same weights on the same cells, as "
-        "training judges its folds; eight views, then the bundle's temperature.",
+        "training judges its folds, then the bundle's temperature. EfficientNet answers as the "
+        "mean over eight views, the others with one.",
         "- *Python*: `leuko.load(bundle).predict(table)`. *Command*: `leuko predict --json`.", "",
         "| model | cells | PyTorch: largest Δp | same class | Python: same bits | command: same "
         "bits | batches of 1, 7, 32: largest Δp |",

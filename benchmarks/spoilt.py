@@ -1,7 +1,8 @@
 """Pictures that are no blood cells, or spoilt ones: made or drawn here, none is used for fitting.
 
-Each maker takes a generator and gives one RGB picture (H, W, 3) uint8. `DEVELOPMENT` is for
-choosing between scores, `TEST` for judging the chosen one; no kind is in both. Photographs are
+Each maker takes a generator and gives one RGB picture (H, W, 3) uint8. Between scores was chosen
+with the `DEVELOPMENT` kinds in sight; the `TEST` kinds were made when that was settled, and the
+chosen score has been run on them once. No kind is in both. Photographs are
 crops of the pictures that scikit-learn and Matplotlib ship; what is made from cells takes a real
 one that no model was fitted to.
 """
@@ -9,6 +10,7 @@ one that no model was fitted to.
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -165,6 +167,164 @@ def make_plain(rng: np.random.Generator) -> Picture:
     return _bytes(rng.uniform(0, 255, 3) + rng.normal(0, 3, (SIDE, SIDE, 3)))
 
 
+# --- made when the scores had been chosen ------------------------------------------------------
+
+
+def make_handwriting(rng: np.random.Generator) -> Picture:
+    picture = Image.new("RGB", (SIDE, SIDE), _colour(rng, 225, 255))
+    draw = ImageDraw.Draw(picture)
+    ink = _colour(rng, 0, 90)
+    for line in range(24, SIDE, 34):
+        x = np.linspace(6, SIDE - 6, 140)
+        y = line + 9 * np.sin(x / rng.uniform(2, 5) + rng.uniform(0, 6)) * rng.uniform(0.4, 1)
+        y += rng.normal(0, 1.2, 140)
+        draw.line([(float(a), float(b)) for a, b in zip(x, y, strict=True)], fill=ink, width=2)
+    return np.asarray(picture)
+
+
+def make_plan(rng: np.random.Generator) -> Picture:
+    """A street map: blocks, parks, a river."""
+    picture = Image.new("RGB", (SIDE, SIDE), (242, 239, 233))
+    draw = ImageDraw.Draw(picture)
+    for x in range(0, SIDE, int(rng.integers(24, 48))):
+        draw.line((x, 0, x + rng.uniform(-30, 30), SIDE), fill=(255, 255, 255), width=7)
+        draw.line((0, x, SIDE, x + rng.uniform(-30, 30)), fill=(250, 215, 140), width=5)
+    for fill in ((200, 230, 190), (170, 205, 230)):
+        corners = [(float(a), float(b)) for a, b in rng.uniform(0, SIDE, (5, 2))]
+        draw.polygon(corners, fill=fill)
+    return np.asarray(picture)
+
+
+def make_sky(rng: np.random.Generator) -> Picture:
+    picture = rng.normal(8, 3, (SIDE, SIDE, 3))
+    for _ in range(int(rng.integers(40, 200))):
+        y, x = rng.integers(2, SIDE - 2, 2)
+        size = int(rng.integers(1, 3))
+        picture[y : y + size, x : x + size] = rng.uniform(120, 255)
+    return _bytes(picture)
+
+
+def make_bricks(rng: np.random.Generator) -> Picture:
+    picture = Image.new("RGB", (SIDE, SIDE), _colour(rng, 170, 210))
+    draw = ImageDraw.Draw(picture)
+    height, width = int(rng.integers(14, 30)), int(rng.integers(34, 70))
+    for row, y in enumerate(range(0, SIDE, height)):
+        for x in range(-width * (row % 2) // 2, SIDE, width):
+            shade = tuple(int(v + rng.normal(0, 12)) for v in (150, 75, 55))
+            draw.rectangle((x + 2, y + 2, x + width - 2, y + height - 2), fill=shade)
+    return np.asarray(picture)
+
+
+def make_code(rng: np.random.Generator) -> Picture:
+    """A square of black and white modules."""
+    modules = rng.integers(0, 2, (29, 29), np.uint8) * 255
+    return np.repeat(np.kron(modules, np.ones((8, 8), np.uint8))[..., None], 3, axis=2)
+
+
+def make_relief(rng: np.random.Generator) -> Picture:
+    """A height map in the colours of an atlas."""
+    height = sum(make_noise(rng, SIDE, SIDE, grain) for grain in (6, 20, 50))
+    share = np.clip((np.asarray(height) + 3) / 6, 0, 1)
+    stops = np.array([[40, 80, 160], [80, 160, 90], [210, 200, 120], [140, 95, 60], [250] * 3])
+    picture = [np.interp(share, np.linspace(0, 1, 5), stops[:, c]) for c in range(3)]
+    return _bytes(np.stack(picture, 2))
+
+
+def make_gel(rng: np.random.Generator) -> Picture:
+    picture = np.full((SIDE, SIDE), rng.uniform(20, 60))
+    for lane in range(10, SIDE - 20, 30):
+        for y in rng.uniform(20, SIDE - 20, int(rng.integers(2, 7))):
+            rows = np.exp(-((np.arange(SIDE) - y) ** 2) / (2 * rng.uniform(2, 6)))
+            picture[:, lane : lane + 20] += rng.uniform(60, 190) * rows[:, None]
+    return np.repeat(_bytes(picture)[..., None], 3, axis=2)
+
+
+def make_glow(rng: np.random.Generator) -> Picture:
+    """Fluorescence: green and blue spots on black."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    picture = np.zeros((SIDE, SIDE, 3))
+    for _ in range(int(rng.integers(5, 25))):
+        cy, cx, r = rng.uniform(0, SIDE), rng.uniform(0, SIDE), rng.uniform(6, 26)
+        spot = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * r**2))
+        picture[..., int(rng.integers(1, 3))] += rng.uniform(90, 220) * spot
+    return _bytes(picture + rng.normal(0, 3, picture.shape))
+
+
+def make_rods(rng: np.random.Generator) -> Picture:
+    """Gram's stain: violet rods on pale pink. Near to blood in colour."""
+    picture = Image.new("RGB", (SIDE, SIDE), _colour(rng, 228, 246))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(40, 140))):
+        x, y, turn = rng.uniform(0, SIDE), rng.uniform(0, SIDE), rng.uniform(0, np.pi)
+        ends = (x, y, x + 11 * np.cos(turn), y + 11 * np.sin(turn))
+        draw.line(ends, fill=(90 + int(rng.integers(30)), 50, 140), width=5)
+    return np.asarray(picture.filter(ImageFilter.GaussianBlur(0.8)))
+
+
+def make_mosaic(rng: np.random.Generator) -> Picture:
+    """Coloured glass: the cells of random points."""
+    points = rng.uniform(0, SIDE, (40, 2))
+    colours = rng.integers(0, 256, (40, 3))
+    y, x = np.mgrid[:SIDE, :SIDE]
+    distance = (y[..., None] - points[:, 0]) ** 2 + (x[..., None] - points[:, 1]) ** 2
+    return colours[distance.argmin(2)].astype(np.uint8)
+
+
+def spoil_motion(rng: np.random.Generator, cell: Picture) -> Picture:
+    """The stage moved by 4 to 7 µm during the exposure."""
+    steps = int(rng.uniform(4, 7) * cell.shape[1] / 27.0)
+    moved = np.stack([np.roll(cell, k, axis=1) for k in range(steps)]).astype(float)
+    return _bytes(moved.mean(0))
+
+
+def spoil_depth(_: np.random.Generator, cell: Picture) -> Picture:
+    """Two levels of each colour."""
+    return np.where(cell > 127, 255, 0).astype(np.uint8)
+
+
+def spoil_order(_: np.random.Generator, cell: Picture) -> Picture:
+    """Green and blue exchanged."""
+    return np.ascontiguousarray(cell[..., [0, 2, 1]])
+
+
+def spoil_pepper(rng: np.random.Generator, cell: Picture) -> Picture:
+    """A quarter of the pixels black or white."""
+    spoilt = cell.copy()
+    spoilt[rng.random(cell.shape[:2]) < 0.13] = 0
+    spoilt[rng.random(cell.shape[:2]) < 0.13] = 255
+    return spoilt
+
+
+def spoil_hue(rng: np.random.Generator, cell: Picture) -> Picture:
+    """All in one hue, from black to that hue to white."""
+    grey = np.asarray(Image.fromarray(cell).convert("L"))
+    hue = rng.uniform(40, 215, 3)
+    return _bytes(np.stack([np.interp(grey, (0, 128, 255), (0, h, 255)) for h in hue], 2))
+
+
+def spoil_bars(rng: np.random.Generator, cell: Picture) -> Picture:
+    """Black bars across, a third of the picture, as of a scanner that skips lines."""
+    spoilt = cell.copy()
+    step = int(rng.integers(9, 16))
+    for y in range(0, cell.shape[0], step):
+        spoilt[y : y + step // 3] = 0
+    return spoilt
+
+
+def spoil_shape(_: np.random.Generator, cell: Picture) -> Picture:
+    """Stretched fourfold: a wrong pixel aspect."""
+    side = cell.shape[0]
+    wide = np.asarray(Image.fromarray(cell).resize((4 * side, side), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(wide[:, 3 * side // 2 : 5 * side // 2])
+
+
+def spoil_compression(_: np.random.Generator, cell: Picture) -> Picture:
+    """JPEG at quality 2."""
+    out = io.BytesIO()
+    Image.fromarray(cell).save(out, "JPEG", quality=2)
+    return np.asarray(Image.open(out).convert("RGB"))
+
+
 # --- spoilt pictures of real cells -----------------------------------------------------------
 
 
@@ -246,13 +406,6 @@ DEVELOPMENT: dict[str, Maker] = {
     "stripes": make_stripes,
     "flower": make_flower,
     "discs": make_discs,
-}
-SPOILT_DEVELOPMENT: dict[str, Spoiler] = {
-    "any hue": spoil_colour,
-    "grain": spoil_noise,
-    "pieces": spoil_pieces,
-}
-TEST: dict[str, Maker] = {
     "document": make_document,
     "chart": make_chart,
     "screen": make_screen,
@@ -265,14 +418,39 @@ TEST: dict[str, Maker] = {
     "empty field": make_empty_field,
     "plain": make_plain,
 }
-SPOILT_TEST: dict[str, Spoiler] = {
+SPOILT_DEVELOPMENT: dict[str, Spoiler] = {
+    "any hue": spoil_colour,
+    "grain": spoil_noise,
+    "pieces": spoil_pieces,
     "out of focus": spoil_focus,
     "red and blue exchanged": spoil_channels,
     "negative": spoil_sign,
     "wrong exposure": spoil_exposure,
-    "mosaic": spoil_blocks,
+    "blocks": spoil_blocks,
     "grey": spoil_grey,
     "wrong magnification": spoil_size,
+}
+TEST: dict[str, Maker] = {
+    "handwriting": make_handwriting,
+    "street map": make_plan,
+    "night sky": make_sky,
+    "bricks": make_bricks,
+    "code": make_code,
+    "relief": make_relief,
+    "gel": make_gel,
+    "fluorescence": make_glow,
+    "bacteria": make_rods,
+    "coloured glass": make_mosaic,
+}
+SPOILT_TEST: dict[str, Spoiler] = {
+    "moved": spoil_motion,
+    "two levels": spoil_depth,
+    "green and blue exchanged": spoil_order,
+    "salt and pepper": spoil_pepper,
+    "one hue": spoil_hue,
+    "black bars": spoil_bars,
+    "stretched": spoil_shape,
+    "quality 2": spoil_compression,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -35,8 +36,14 @@ class Cluster:
             self._user = {"user": name, "extra_groups": []}
         data = self.folder / "data"
         self._call("initdb", "-D", str(data), "-A", "trust", "-U", "leuko", "-E", "UTF8", "-N")
+        self.start()
+
+    def start(self) -> None:
+        """Also after a crash: it then recovers from its log."""
+        data = self.folder / "data"
         self._server = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-k", self.folder, "-c", "listen_addresses="],
+            [self._binaries / "postgres", "-D", data, "-k", self.folder,
+             "-c", "listen_addresses="],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder, **self._user,
         )  # fmt: skip
         try:
@@ -44,6 +51,11 @@ class Cluster:
         except BaseException:
             self.stop()
             raise
+
+    def crash(self) -> None:
+        """Ends it at once, without a word to anybody and without writing anything more."""
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(30)
 
     def _wait(self) -> None:
         end = time.monotonic() + 60

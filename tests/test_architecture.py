@@ -47,6 +47,7 @@ FLOORS = [
 
 # library → modules that may import it, as prefixes
 DOORS = {
+    "captum": ("leuko.learning.attention",),
     "timm": ("leuko.learning.models",),
     "torchvision": ("leuko.learning.models",),
     "torch": ("leuko.learning",),

@@ -83,7 +83,9 @@ def test_onnx_answers_as_pytorch_does(name: str):
 def test_features_and_head_give_the_logits(made: Path):
     bundle = load_bundle(made)
     cells = draw_cells(3, SIZE)
-    (logits, features) = bundle.network._session.run(None, {"cells": cells})
+    logits, features, found = bundle.network._session.run(None, {"cells": cells})
+    assert np.abs(found.mean((2, 3)) - features).max() < 1e-5
+    assert bundle.network.look(cells).tobytes() == found.tobytes()
     weight, bias = bundle.head
     assert np.abs(features @ weight.T + bias - logits).max() < 1e-4
 
@@ -293,11 +295,11 @@ TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
         facts_with(lambda f: f.update(architecture="resnet34")), True, "its architecture is",
     ),
     "no architecture": (facts_with(lambda f: f.update(architecture="x")), True, "isn't known"),
-    "another version": (facts_with(lambda f: f.update(format=2)), True, "format 2"),
+    "another version": (facts_with(lambda f: f.update(format=1)), True, "format 1"),
     "a key too many": (facts_with(lambda f: f.update(more=1)), True, "'more'"),
     "a key too few": (facts_with(lambda f: f.pop("leuko")), True, "lacks the key 'leuko'"),
     "a key twice": (
-        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 1,', 1)}), True, "twice",
+        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 2,', 1)}), True, "twice",
     ),
     "NaN in the facts": (decide("minimum", float("nan")), True, "NaN"),
     "NaN in the weights": (

@@ -152,6 +152,24 @@ def test_the_numbers_are_those_of_the_bundle_on_the_pictures_of_training(
     ]
 
 
+def test_a_model_that_looks_elsewhere_is_a_warning(
+    model: Predictor, write: Write, said: list[str], monkeypatch
+):
+    """The heat of every map is put into a corner; the pictures have their cell in the middle."""
+    table = write("elsewhere", said)
+    fair = evaluate(model, table).results["attention"]
+    assert fair["n"] >= 20
+    assert fair["map"] == list(model.bundle.network.map or ())
+    corner = np.zeros((14, 14), np.float32)
+    corner[0, 0] = 1
+    monkeypatch.setattr(
+        "leuko.evaluation.map_cells", lambda _, cells, classes: np.stack([corner] * len(cells))
+    )
+    found = evaluate(model, table).results
+    assert found["attention"]["pointing"]["value"] == 0
+    assert any("looks elsewhere" in warning for warning in found["warnings"])
+
+
 def test_planted_faults_show_in_the_numbers(model: Predictor, write: Write, said: list[str]):
     right = judge(model, write("right", said))
     assert right["accuracy"]["value"] == 1

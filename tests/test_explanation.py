@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from leuko.data.drawing import draw_field
-from leuko.data.image import resize_image
+from leuko.cli import main
+from leuko.data.drawing import draw_cell, draw_field
+from leuko.data.image import encode_png, read_image, resize_image
 from leuko.data.leukocytes import Leukocyte, cut_cell, place_in_cell
-from leuko.errors import ShapeError
+from leuko.errors import ShapeError, UnknownNameError
 from leuko.judgement.explanation import (
     activate,
+    draw_map,
     enlarge,
     find_hottest,
     mask_cells,
@@ -23,6 +28,8 @@ from leuko.learning.attention import explain, find_map
 from leuko.learning.batches import Augmentation, make_input, turn_back, turn_views
 from leuko.learning.fit import FitSettings, fit, predict
 from leuko.learning.models import build
+from leuko.use.predictor import Predictor, load
+from small_bundle import make_bundle
 
 SIZE = 64
 RNG = np.random.default_rng(5)
@@ -269,3 +276,70 @@ def test_the_alarm_fires_for_a_planted_mark_and_not_for_an_honest_model(marked):
     judged = judge_aim(take_aim(maps, masks), groups, maps.shape[1:], seed=0)
     print(describe_aim("it", judged))
     assert judged["verdict"] == (ELSEWHERE if marked else CELL), describe_aim("it", judged)
+
+
+# --- what people get ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Predictor:
+    return load(make_bundle(tmp_path_factory.mktemp("model") / "small").path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def cell_files(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("cells")
+    rng = np.random.default_rng(6)
+    files = [folder / f"c{i}.png" for i in range(3)]
+    for file in files:
+        file.write_bytes(encode_png(draw_cell(rng, "NEUTROPHIL", size=160)))
+    return files
+
+
+def test_the_map_of_a_bundle_explains_its_answer(model: Predictor, cell_files: list[Path]):
+    answers = [a for a in model.predict(cell_files) if a.label is not None]
+    maps = list(model.explain(cell_files))
+    assert [m.answer for m in maps] == answers
+    assert answers
+    for one in maps:
+        assert one.label == one.answer.label
+        views = np.concatenate(list(turn_views(one.cell[None], 8)))
+        found = model.bundle.network.look(views).mean(axis=(2, 3)) @ model.bundle.head[0].T
+        k = model.classes.index(one.label)
+        wanted = (found[:, k] - found.mean(axis=1)).mean()
+        assert one.heat.mean() == pytest.approx(wanted, rel=1e-3)
+    for other in model.explain(cell_files, of="LYMPHOCYTE"):
+        assert other.label == "LYMPHOCYTE"
+    with pytest.raises(UnknownNameError, match="LYMPHOCYTE"):
+        next(model.explain(cell_files, of="lymphocite"))
+
+
+def test_predict_writes_a_picture_of_each_map_and_a_table(
+    model: Predictor, cell_files: list[Path], tmp_path: Path, capsys
+):
+    out = tmp_path / "maps"
+    command = ["predict", "--model", str(model.bundle.path), *map(str, cell_files)]
+    assert main([*command, "--maps", str(out)]) == 0
+    rows = list(csv.DictReader((out / "maps.csv").read_text("utf-8").splitlines()))
+    told = [a for a in model.predict(cell_files) if a.label is not None]
+    assert [(r["image"], r["label"]) for r in rows] == [(a.image, a.label) for a in told]
+    for row in rows:
+        assert read_image(out / row["file"]).shape == (288, 288, 3)
+        assert 0 < float(row["x"]) < 1
+    assert main([*command, "--maps", str(out)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_an_overlay_is_bright_where_the_heat_is_and_keeps_light_and_dark():
+    picture = np.full((96, 96, 3), (180, 120, 200), np.uint8)
+    picture[:48] = (90, 40, 120)  # stained
+    heat = np.zeros((3, 3))
+    heat[2, 0] = 2.0
+    drawn = draw_map(picture, heat, mark=False).astype(int)
+    yellow = drawn[..., 0] + drawn[..., 1] - 2 * drawn[..., 2]
+    assert yellow[80, 16] > 100 > 0 > yellow[16, 80]
+    assert drawn[16, 80].sum() < drawn[80, 80].sum() - 60
+    assert (draw_map(picture, heat)[76:84, 8:24] == 255).all(axis=2).any(), "the ring"
+    assert draw_map(picture, -np.ones((2, 2))).shape == picture.shape
+    with pytest.raises(ShapeError, match="uint8"):
+        draw_map(picture / 255, heat)

@@ -14,6 +14,7 @@ import pytest
 
 from leuko.errors import DataError
 from leuko.judgement import findings, report
+from leuko.judgement.pointing import CELL, ELSEWHERE
 from leuko.judgement.second_opinion import hear_opinions
 from run_folder import MODELS, write_run
 
@@ -302,3 +303,50 @@ def test_disputed_labels_are_shown_with_a_second_table_that_says_what_it_is(
     assert "Optimistic by construction" in page
     assert "The decisions in mine.csv were applied (2 relabel, 1 drop and 0 keep)" in page
     assert "No model that never saw this laboratory was asked" in page
+
+
+# --- what the networks look at --------------------------------------------------------------------
+
+
+def look(run: Path, verdicts: dict[str, str]) -> Any:
+    """Gives a made-up run maps, and the models verdicts."""
+    rng = np.random.default_rng(0)
+    images = np.load(run / "cells.npz")["image"][:40]
+    arrays = {"models": np.array(list(verdicts)), "image": images, "boxes": np.zeros((40, 1, 4))}
+    for number in range(len(verdicts)):
+        arrays |= {f"rows_{number}": np.arange(40), f"maps_{number}": rng.normal(size=(40, 3, 3))}
+    np.savez(run / "maps.npz", **arrays)
+
+    def edit(results: dict[str, Any]) -> None:
+        limits = {"value": 0.25, "low": 0.125, "high": 0.375}
+        keys = ("pointing", "chance", "over_chance", "middle", "energy", "area", "over_area")
+        for model, verdict in verdicts.items():
+            results["models"][model]["attention"] = {
+                **dict.fromkeys(keys, limits), "n": 40, "groups": 40, "map": [3, 3],
+                "verdict": verdict,
+            }  # fmt: skip
+
+    return edit
+
+
+def test_a_model_that_looks_elsewhere_is_named_at_the_top(run: Path, tmp_path: Path) -> None:
+    copy = change(run, tmp_path, "results.json", lambda results: None)
+    verdicts = {"resnet18": ELSEWHERE, "alexnet": CELL}
+    edit = look(copy, verdicts)
+    results = json.loads((copy / "results.json").read_text("utf-8"))
+    edit(results)
+    (copy / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    report.write_report(copy)
+    text = (copy / "report.html").read_text("utf-8")
+    header = text[: text.index("</header>")]
+    assert "Looks elsewhere:" in header
+    assert "resnet18" in header[header.index("Looks elsewhere:") :]
+    assert "alexnet" not in header[header.index("Looks elsewhere:") :]
+    page = Page(text)
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    assert {"attention", "figure-attention_1", "figure-attention_2"} <= ids
+    assert "25.0 % (12.5 to 37.5 %) of 40 pictures" in text
+
+
+def test_without_maps_nothing_is_said_of_them(run: Path) -> None:
+    assert "What the networks look at" not in (run / "report.html").read_text("utf-8")

@@ -119,4 +119,6 @@ def test_the_shipped_bundle_answers_without_being_named(tmp_path: Path):
     assert len(found.answers) == 1
     probabilities = model.predict_proba(tmp_path / "cell.png")
     assert probabilities.shape == (1, 8)
-    assert probabilities.sum() == pytest.approx(1)
+    # A drawing is no blood: it gets no class, and says why.
+    assert found.answers[0].state == "rejected"
+    assert found.answers[0].reason

@@ -72,7 +72,7 @@ def test_a_run_folder_holds_everything(finished):
     assert names >= {
         "config.toml", "environment.json", "manifest.parquet", "ledger.json", "splits.parquet",
         "cells.npz", "history.parquet", "predictions.parquet", "results.json", "figures",
-        "report.html",
+        "report.html", "maps.npz",
     }  # fmt: skip
     assert not list(finished.folder.rglob("*.tmp")), "no half-written file stays"
     assert not list(finished.folder.rglob("checkpoint*")), "a finished job leaves no checkpoint"
@@ -94,6 +94,11 @@ def test_results_hold_the_keys_that_other_programs_rely_on(finished):
         "fit_seconds", "images_per_second", "parameters", "flops",
     }  # fmt: skip
     assert finished.best == "alexnet"
+    attention = results["models"]["alexnet"]["attention"]
+    for name in ("pointing", "chance", "energy", "area"):
+        limits = attention[name]
+        assert 0 <= limits["low"] <= limits["value"] <= limits["high"] <= 1
+    assert attention["n"] <= results["data"]["images"]
 
 
 def test_the_majority_baseline_is_what_it_must_be(finished):

@@ -349,7 +349,7 @@ def _decide(facts: Facts, found: Adaptation) -> Decision:
 
 def _round(bundle: Bundle, head: Head) -> Head:
     """To the precision of the bundle's weights, so that it can be kept in it."""
-    weights, _ = read_tensors(WEIGHTS, read_parts(bundle.path, PARTS)[WEIGHTS])
+    weights, _ = read_tensors(WEIGHTS, read_parts(bundle.path, PARTS, OPTIONAL)[WEIGHTS])
     kind = weights[f"{bundle.facts.head}.weight"].dtype
     return head[0].astype(kind).astype(np.float32), head[1].astype(np.float32)
 

@@ -258,6 +258,7 @@ class Console(Watcher):
                 self._print(f"not compared: {told}")
         if out is not None:
             self._print(f"\nwritten to {out}")
+        self._print("Research use only, not for diagnosis.")
 
     def conclude_evaluation(self, found: Evaluation) -> None:
         """Prints the answer in sentences, what wasn't judged, then where everything is."""

@@ -20,6 +20,7 @@ def predict(
     model: Path | None = None,
     scale: float | None = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    maps: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     as_json: AsJson = False,
 ) -> int:
     """Find the leukocytes in images and classify them. Needs no PyTorch.
@@ -38,22 +39,33 @@ def predict(
         Pixels per µm. [default: measured from the red cells, once for each picture size]
     out:
         Where the answers go: .csv, .parquet or .json.
+    maps:
+        A new folder for pictures of what each answer rests on, one a cell, and a table of them.
     as_json:
         Print the answers as JSON.
     """
     from leuko.progress import Console
     from leuko.use.answers import check_kind
+    from leuko.use.maps import check_folder, write_maps
     from leuko.use.predictor import load
 
     if out is not None:
         check_kind(out)
+    if maps is not None:
+        check_folder(maps)
     _check_scale(scale)
     console = Console(sys.argv[1:])
+    predictor = load(model)
 
     def tell(done: int, total: int) -> None:
         console.count("images", done, total)
 
-    found = load(model).predict(images, scale=scale, progress=tell)
+    def tell_maps(done: int, total: int) -> None:
+        console.count("images explained", done, total)
+
+    found = predictor.predict(images, scale=scale, progress=tell)
+    if maps is not None:
+        write_maps(maps, predictor.explain(images, scale=scale, progress=tell_maps))
     if out is not None:
         found.write(out)
     if as_json:

@@ -143,7 +143,7 @@ def locate_cells(
         if view == "field":
             found = [c for c in find_leukocytes(field, scale=scale) if c.score >= CERTAIN]
             sides = (width, height, width, height)
-            return np.array([_box(c) for c in found]).reshape(-1, 4) / sides
+            return np.asarray(np.array([_box(c) for c in found]).reshape(-1, 4) / np.array(sides))
         chosen = _choose(field, scale)
         return place_in_cell([_box(chosen)] if chosen.score else [], height, width, chosen, window)
 

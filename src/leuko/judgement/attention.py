@@ -1,4 +1,4 @@
-"""What the networks of a study look at: the maps of all folds in one file, each model judged.
+"""What the networks of a study look at: the maps of all folds in one file, every model judged.
 
     maps of the folds, leukocytes of the images → maps.npz → attention of each model
 
@@ -7,7 +7,7 @@ Every map is of a cell that its network was not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,38 @@ def judge_attention(
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     write_atomically(run / MAPS, save)
-    masks = np.stack([mask_cells(row, GRID) for row in boxes])
-    judged = {}
-    for model, (rows, heat) in maps.items():
-        seen = masks[places[model]].any(axis=(1, 2))
-        if seen.any():
-            aim = take_aim(heat[seen], masks[places[model][seen]])
-            judged[model] = judge_aim(
-                aim, [groups[i] for i in rows[seen]], heat.shape[1:], seed=seed
-            )
-    return judged
+    judged = {
+        model: judge_maps(heat, boxes[places[model]], [groups[i] for i in rows], seed=seed)
+        for model, (rows, heat) in maps.items()
+    }
+    return {model: attention for model, attention in judged.items() if attention is not None}
+
+
+def judge_maps(
+    maps: NDArray[np.float32],
+    boxes: Iterable[NDArray[np.float64]],
+    groups: Sequence[str],
+    *,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Judges whether maps lie on the cells.
+
+    Args:
+        maps: (N, h, w).
+        boxes: For each of the N pictures those of its leukocytes, (n, 4), from
+            `leuko.data.pictures.locate_cells`; rows of NaN stand for none.
+        groups: N names.
+        seed: Decides the resamples.
+
+    Returns:
+        What `judge_aim` says of the pictures that show a leukocyte; None if none does.
+    """
+    masks = np.stack([mask_cells(own, GRID) for own in boxes])
+    seen = masks.any(axis=(1, 2))
+    if not seen.any():
+        return None
+    own = [group for group, one in zip(groups, seen, strict=True) if one]
+    return judge_aim(take_aim(maps[seen], masks[seen]), own, maps.shape[1:], seed=seed)
 
 
 def read_study_maps(run: Path) -> dict[str, tuple[list[str], NDArray[np.float32]]]:

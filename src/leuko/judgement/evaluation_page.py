@@ -18,6 +18,7 @@ from leuko.judgement import findings
 from leuko.judgement.evaluation import METRICS, OWN, PLAIN, STATES
 from leuko.judgement.evaluation_findings import tell_evaluation, tell_set
 from leuko.judgement.metrics import ReliabilityCurve
+from leuko.judgement.pointing import describe_aim
 from leuko.judgement.report import embed_figure, fill_template, flatten
 from leuko.storage import explain_storage_faults, write_atomically
 
@@ -100,6 +101,8 @@ def write_evaluation_page(
             "bundle": flatten({k: v for k, v in results["bundle"].items() if k != "classes"}),
             "environment": flatten({k: v for k, v in environment.items() if k != "command"}),
             "version": environment.get("leuko") or "",
+            "looks": describe_aim("The model", results["attention"])
+            if results.get("attention") else "",
         },
     )  # fmt: skip
     path = folder / "evaluation.html"

@@ -86,10 +86,12 @@ def activate(
         )
     centred = weight - weight.mean(axis=0)
     if classes is None:
-        return np.einsum("bdhw,kd->bkhw", features, centred, optimize=True).astype(np.float32)
+        found = np.einsum("bdhw,kd->bkhw", features, centred, optimize=True)
+        return np.asarray(found, np.float32)
     if classes.shape != features.shape[:1]:
         raise ShapeError(f"Found {len(classes)} classes for {len(features)} feature maps.")
-    return np.einsum("bdhw,bd->bhw", features, centred[classes], optimize=True).astype(np.float32)
+    found = np.einsum("bdhw,bd->bhw", features, centred[classes], optimize=True)
+    return np.asarray(found, np.float32)
 
 
 def enlarge(heat: Floats, height: int, width: int) -> NDArray[np.float64]:
@@ -194,7 +196,7 @@ def draw_map(picture: Pixels, heat: Floats, *, mark: bool = True) -> Pixels:
     drawn = np.clip((1 - cover) * grey[..., None] + cover * colour, 0, 255)
     if mark:
         _draw_ring(drawn, *find_hottest(heat))
-    return np.rint(drawn).astype(np.uint8)
+    return np.asarray(np.rint(drawn), np.uint8)
 
 
 def _draw_ring(drawn: NDArray[np.float64], x: float, y: float) -> None:
@@ -211,4 +213,4 @@ def _draw_ring(drawn: NDArray[np.float64], x: float, y: float) -> None:
 def _weigh(places: int, pixels: int) -> NDArray[np.float64]:
     """(pixels, places): how much each place counts at each pixel; rows sum to 1."""
     at = np.clip((np.arange(pixels) + 0.5) / pixels * places - 0.5, 0, places - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(places)[None]))
+    return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(places)[None])))

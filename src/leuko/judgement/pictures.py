@@ -243,7 +243,7 @@ def draw_attention(rows: Mapping[str, Sequence[Look]]) -> Figure:
     side = _enlarge(some[0].picture, target).shape[0] if some else target
     pair = 2 * side + 4
     columns = max(1, (width + gap) // (pair + gap))
-    pitch, step = max(pair + gap, (width + gap) // columns), side + 84
+    pitch, step = max(pair + gap, (width + gap) // columns), side + 96
     sheet = _Sheet(max(width, pair), max(1, len(rows)) * step)
     classes = dict.fromkeys(name for look in some for name in (look.truth, look.answer))
     names = short_names(list(classes), pair // 10 - 3)
@@ -256,12 +256,13 @@ def draw_attention(rows: Mapping[str, Sequence[Look]]) -> Figure:
             x, top = column * pitch, y + 26
             sheet.put(x, top, _enlarge(look.picture, target))
             sheet.put(x + side + 4, top, _enlarge(look.overlay, target))
-            wrong = look.answer != look.truth
-            said = f"{names[look.truth]}" + (f" → {names[look.answer]}" if wrong else "")
-            how: dict[str, Any] = {"color": MODEL_COLOURS[1], "weight": "bold"} if wrong else {}
-            sheet.write(x + 1, top + side + 4, said, size=6.2, **how)
+            sheet.write(x + 1, top + side + 4, names[look.truth], size=6.5)
+            if look.answer != look.truth:
+                said = f"→ {names[look.answer]}"
+                sheet.write(x + 1, top + side + 20, said, size=6.5, weight="bold",
+                            color=MODEL_COLOURS[1])  # fmt: skip
             below = f"{look.probability:.2f} · {plain(look.image, 18)}"
-            sheet.write(x + 1, top + side + 21, below, size=5.8, color=QUIET)
+            sheet.write(x + 1, top + side + 37, below, size=5.8, color=QUIET)
     return sheet.figure()
 
 

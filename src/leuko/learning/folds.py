@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.data.portraits import describe_cell
 from leuko.engine import keep_freed_memory
 from leuko.errors import ResumeError
 from leuko.learning.fit import Epoch, FitSettings
@@ -198,6 +197,7 @@ def _read_cells(path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def _write_features(job: FoldJob, network: nn.Module, features: NDArray[np.float32]) -> None:
     """Writes what tells cells from other things: see `leuko.judgement.outliers`."""
+    from leuko.data.portraits import describe_cell
     from leuko.learning.batches import WIDE, change_cells
     from leuko.learning.fit import answer
 

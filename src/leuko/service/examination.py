@@ -24,7 +24,7 @@ from leuko.service.records import LONGEST_NAME, Box, Machine, clean_text
 from leuko.service.refusals import Refusal
 from leuko.service.shelf import Finding, Picture
 from leuko.use.answers import UNIDENTIFIED
-from leuko.use.predictor import CERTAIN, decide, find_cells
+from leuko.use.predictor import CERTAIN, UNLIKE, decide, find_cells, score_cells
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
@@ -130,11 +130,13 @@ def name_cells(
     if not cells:
         return ()
     probabilities, features = bundle.answer(inputs)
+    scores = score_cells(bundle, inputs, features)
+    boxes = [_round(cell) for cell in cells]
     return tuple(
-        Finding(
-            _round(cell), _describe(bundle, cell, row), cut_portrait(pixels, _round(cell)), seen
+        Finding(box, _describe(bundle, cell, row, far), cut_portrait(pixels, box), seen)
+        for box, cell, row, far, seen in zip(
+            boxes, cells, probabilities, scores, features, strict=True
         )
-        for cell, row, seen in zip(cells, probabilities, features, strict=True)
     )
 
 
@@ -183,9 +185,15 @@ def _round(cell: Leukocyte) -> Box:
     return x0, y0, x1, y1
 
 
-def _describe(bundle: Bundle, cell: Leukocyte, row: NDArray[np.float64]) -> Machine:
+def _describe(
+    bundle: Bundle, cell: Leukocyte, row: NDArray[np.float64], far: NDArray[np.float64]
+) -> Machine:
     classes = bundle.facts.classes
     chosen, state, reason = decide(row, bundle.facts.decision, classes)
+    if far.max() > 1:
+        # Elsewhere it would be rejected. Here a person looks at every doubtful cell, and none may
+        # be lost on the way to their eyes.
+        chosen, state, reason = (), UNIDENTIFIED, UNLIKE[int(far.argmax())]
     if cell.score < CERTAIN:
         doubt = "it may be no leukocyte"
         state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt

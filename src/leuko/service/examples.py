@@ -1,12 +1,16 @@
-"""What the OpenAPI description says of answers: their form, with an example of each.
+"""What the OpenAPI description says of numbers and answers: their form, with an example of each.
 
 Knows descriptions; knows nothing of routes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+LARGEST_ID = 2**31 - 1  # what every database takes as a whole number
+Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
 Answers = dict[int | str, dict[str, Any]]
 
 _ERRORS = {
@@ -14,10 +18,13 @@ _ERRORS = {
     401: ("token", "This service asks for a token."),
     403: ("origin", "This request comes from another page; only its own page may ask."),
     404: ("not_found", "There is nothing here."),
+    409: ("conflict", "Somebody else changed this since you last saw it."),
+    410: ("images_deleted", "The images of this slide were deleted at its signature."),
     408: ("slow", "The request took too long to arrive; send it faster."),
     413: ("too_large", "The request is larger than 20.1 MiB."),
     415: ("content_type", "The content type is 'text/plain'; expected multipart/form-data."),
     422: ("no_file", "The request holds no file; expected the pictures in parts named 'files'."),
+    423: ("signed", "This reading was signed and is locked."),
     431: ("head", "The head of the request is above 32768 bytes."),
     429: ("too_many_attempts", "Too many wrong tokens came from there; wait a minute."),
     500: ("fault", "A fault in Leuko itself. Nothing was changed."),
@@ -28,6 +35,9 @@ _WORDS = {
     401: "The token is missing or wrong",
     403: "Sent by another page",
     404: "Nothing is there",
+    409: "Changed by somebody else meanwhile, or not possible in this state",
+    410: "The images are deleted",
+    423: "Signed, and so locked",
     408: "The request arrived too slowly",
     413: "Too large, or too many files",
     415: "Another content type than expected",

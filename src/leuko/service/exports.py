@@ -18,7 +18,7 @@ from fastapi import APIRouter, Query, Response
 from leuko.data.image import decode_image, encode_jpeg
 from leuko.service import reviews, shelf
 from leuko.service.counts import count_reviewed
-from leuko.service.examples import show_errors
+from leuko.service.examples import LARGEST_ID, Id, show_errors
 from leuko.service.records import REVIEWED, SIGNED, Box, Cell
 from leuko.service.refusals import Refusal
 from leuko.service.reviews import Reading
@@ -59,7 +59,10 @@ def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
         responses=show_errors(404, 422),
     )  # fmt: skip
     def export(
-        sid: int, rid: int, file: File, version: Annotated[int | None, Query(ge=1)] = None
+        sid: Id,
+        rid: Id,
+        file: File,
+        version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
     ) -> Response:
         slide = shelf.read_slide(store, sid)
         found = reviews.load_reading(store, sid, rid, version=version)
@@ -72,7 +75,7 @@ def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
             "differential.csv": lambda: write_csv([count()]),
             "differential.json": lambda: json.dumps(write_fhir(count()), indent=1) + "\n",
             "cells.csv": lambda: write_cells(slide, found),
-            "set.zip": lambda: write_set(store, slide, found),
+            "set.zip": lambda: write_set(store, slide, list_reviewed(found)),
         }
         name = f"slide-{sid}-reading-{rid}-version-{found.outline['version']}-{file}"
         written = writers[file]()
@@ -109,8 +112,13 @@ def write_cells(slide: Mapping[str, Any], reading: Reading) -> str:
     return out.getvalue()
 
 
-def write_set(store: Store, slide: Mapping[str, Any], reading: Reading) -> bytes:
-    """The reviewed cells as a labelled set: pictures and ``labels.csv``, in a zip.
+def list_reviewed(reading: Reading) -> list[Cell]:
+    """The cells whose labels a person answers for."""
+    return [c for c in reading.review.cells.values() if c.state == REVIEWED and not c.deleted]
+
+
+def write_set(store: Store, slide: Mapping[str, Any], known: Sequence[Cell]) -> bytes:
+    """Reviewed cells as a labelled set: pictures and ``labels.csv``, in a zip.
 
     A picture is cut around the middle of its cell, all in one size, so that whoever reads the set
     can measure its scale. What lies beyond the border of a field is mirrored. Cells of one field
@@ -119,12 +127,11 @@ def write_set(store: Store, slide: Mapping[str, Any], reading: Reading) -> bytes
     Args:
         store: Where the images are.
         slide: From `leuko.service.shelf.read_slide`.
-        reading: Of this slide.
+        known: From `list_reviewed`.
 
     Raises:
         Refusal: 410 once the images are deleted; 422 if no cell was reviewed.
     """
-    known = [c for c in reading.review.cells.values() if c.state == REVIEWED and not c.deleted]
     if not known:
         raise Refusal(
             422, "nothing_reviewed",

@@ -1,4 +1,4 @@
-"""Pictures of single cells, and which labelled cells look like one.
+"""Pictures of single cells, where the model looked, and which labelled cells look like one.
 
 Likeness is the cosine between the features of the model's last layer. Only cells of the same model
 are compared, and of other slides only what was signed: a second reader doesn't see the first one's
@@ -7,21 +7,28 @@ labels here either.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Row, select
 
-from leuko.data.image import decode_image
+from leuko.data.image import decode_image, encode_png
+from leuko.data.leukocytes import Leukocyte
+from leuko.judgement.explanation import activate, draw_map
 from leuko.service import tables
 from leuko.service.examination import PORTRAIT, cut_portrait, reencode
 from leuko.service.records import REVIEWED, SIGNED
 from leuko.service.refusals import Refusal
 from leuko.service.reviews import load_reading
-from leuko.service.shelf import find_slide, images_gone, no_image, read_image
+from leuko.service.shelf import find_scale, find_slide, images_gone, no_image, read_image
 from leuko.service.store import Store
 
+if TYPE_CHECKING:
+    from leuko.learning.bundle import Bundle
+
+Pixels = NDArray[np.uint8]
 OTHERS = 20  # signed readings of other slides that are searched, the latest
 
 
@@ -46,6 +53,75 @@ def read_portrait(store: Store, slide: int, reading: int, cell: int, size: int |
         return reencode(bytes(row.image), size)
     pixels = decode_image(read_image(store, slide, row.field))
     return cut_portrait(pixels, (row.x0, row.y0, row.x1, row.y1), size=size)
+
+
+@dataclass(frozen=True)
+class View:
+    """A cell as the network saw it.
+
+    Attributes:
+        seen: (S, S, 3), its input.
+        large: The same square with more pixels, for people.
+        label: Class that the map is of: its place among the bundle's.
+    """
+
+    seen: Pixels
+    large: Pixels
+    label: int
+
+
+def cut_view(
+    store: Store, bundle: Bundle, slide: int, reading: int, cell: int, *, label: str | None,
+    size: int,
+) -> View:  # fmt: skip
+    """Cuts a cell out as it was for the network.
+
+    Args:
+        store: Where.
+        bundle: Of the model.
+        slide: Of the reading.
+        reading: That has the cell.
+        cell: Its id.
+        label: Class that the map is to be of; None takes the machine's.
+        size: Side of the picture for people in px.
+
+    Raises:
+        Refusal: 404 without the cell, without a map, or with another model; 410 once images are
+            deleted; 422, no such class.
+    """
+    with store.read() as connection:
+        row = _find_cell(connection, slide, reading, cell)
+        model = find_slide(connection, slide).model
+    if bundle.network.map is None or model != bundle.id:
+        raise Refusal(
+            404, "no_map",
+            "There is no map: this model gives none." if model == bundle.id else
+            "There is no map: this slide was answered by another model than the one in use.",
+        )  # fmt: skip
+    wanted = row.label if label is None else label
+    if wanted not in bundle.facts.classes:
+        raise Refusal(
+            422, "unknown_class", f"The model has no class of this name. It has: "
+            f"{', '.join(bundle.facts.classes)}."
+        )  # fmt: skip
+    pixels = decode_image(read_image(store, slide, row.field))
+    scale = find_scale(store, slide, row.field) or 0.0
+    place = Leukocyte(row.x0, row.y0, row.x1, row.y1, score=1.0, scale=scale)
+    prepared = bundle.facts.preprocessing
+    large = replace(prepared, size=size).cut(pixels, place)
+    return View(prepared.cut(pixels, place), large, bundle.facts.classes.index(wanted))
+
+
+def draw_attention(bundle: Bundle, view: View) -> bytes:
+    """PNG of the cell with what speaks for a class; for the network's turn.
+
+    Args:
+        bundle: Of the model.
+        view: From `cut_view`.
+    """
+    found = bundle.network.look(view.seen[None])
+    heat = activate(found, bundle.head[0], np.array([view.label]))[0]
+    return encode_png(draw_map(view.large, heat))
 
 
 def find_similar(

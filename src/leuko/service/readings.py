@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from leuko.service import arbitration, portraits, reviews, shelf, signatures
 from leuko.service.counts import count_machine, count_reviewed
 from leuko.service.examination import name_cells, place_boxes
+from leuko.service.examples import LARGEST_ID, Id, show_errors
 from leuko.service.records import (
     ADD,
     LONGEST_LABEL,
@@ -38,7 +39,8 @@ Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 MOST_CELLS = 5000
 LONGEST_WAIT = 25.0  # s; proxies close silent connections after 30 or 60
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
-BoxOfNumbers = tuple[float, float, float, float]
+Side = Annotated[float, Field(ge=0, le=LARGEST_ID, allow_inf_nan=False)]
+BoxOfNumbers = tuple[Side, Side, Side, Side]
 
 
 class NewReading(BaseModel):
@@ -46,7 +48,7 @@ class NewReading(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"reader": "B. Roth"}})
     reader: str = Field("", max_length=1000)
-    arbitrates: tuple[int, int] | None = Field(None, description="Two signed readings.")
+    arbitrates: tuple[Id, Id] | None = Field(None, description="Two signed readings.")
 
 
 class NewChange(BaseModel):
@@ -62,11 +64,11 @@ class NewChange(BaseModel):
         },
     )  # fmt: skip
     id: UUID = Field(description="Made by the client; a repeated request does nothing twice.")
-    revision: int = Field(ge=0, description="The last one that the client has seen.")
+    revision: int = Field(ge=0, le=LARGEST_ID, description="The last one that the client has seen.")
     kind: Literal["label", "confirm", "delete", "restore", "add", "split", "undo", "redo"]
-    cells: list[int] = Field([], max_length=MOST_CELLS)
+    cells: list[Id] = Field([], max_length=MOST_CELLS)
     label: str | None = Field(None, max_length=1000, description="None: unidentified.")
-    field: int | None = None
+    field: Id | None = None
     box: BoxOfNumbers | None = None
     boxes: list[BoxOfNumbers] | None = Field(None, max_length=20)
     change: UUID | None = Field(None, description="What undo or redo is about.")
@@ -80,7 +82,7 @@ class Signature(BaseModel):
         extra="forbid", json_schema_extra={"example": {"name": "A. Meyer", "revision": 14}}
     )
     name: str = Field(max_length=1000)
-    revision: int = Field(ge=0)
+    revision: int = Field(ge=0, le=LARGEST_ID)
     leave_unidentified: bool = False
 
 
@@ -103,7 +105,7 @@ def add_readings(
     one = above + "/{rid}"
 
     @router.post(above, status_code=201, summary="Open a second reading, or an arbitration")
-    def open_reading(sid: int, new: NewReading) -> dict[str, Any]:
+    def open_reading(sid: Id, new: NewReading) -> dict[str, Any]:
         reader = clean_text(new.reader, LONGEST_NAME)
         if new.arbitrates is None:
             made = reviews.open_reading(store, sid, reader)
@@ -113,12 +115,12 @@ def add_readings(
 
     @router.get(one, summary="A reading with all its cells")
     def read_reading(
-        sid: int, rid: int, version: Annotated[int | None, Query(ge=1)] = None
+        sid: Id, rid: Id, version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None
     ) -> dict[str, Any]:
         return reviews.load_reading(store, sid, rid, version=version).to_json()
 
     @router.post(one + "/changes", summary="Change cells")
-    async def make_change(sid: int, rid: int, new: NewChange) -> dict[str, Any]:
+    async def make_change(sid: Id, rid: Id, new: NewChange) -> dict[str, Any]:
         wish = _to_wish(new)
         findings: Sequence[shelf.Finding] = ()
         if wish.kind in (ADD, SPLIT):
@@ -132,9 +134,9 @@ def add_readings(
 
     @router.get(one + "/changes", summary="Changes since a revision; waits for the next one")
     async def read_changes(
-        sid: int,
-        rid: int,
-        since: Annotated[int, Query(ge=0)] = 0,
+        sid: Id,
+        rid: Id,
+        since: Annotated[int, Query(ge=0, le=LARGEST_ID)] = 0,
         wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0,
     ) -> dict[str, Any]:
         load = partial(reviews.load_reading, store, sid, rid)
@@ -145,7 +147,7 @@ def add_readings(
         return _to_news(found, since)
 
     @router.post(one + "/signature", summary="Sign: the reading is locked")
-    def sign(sid: int, rid: int, signature: Signature) -> dict[str, Any]:
+    def sign(sid: Id, rid: Id, signature: Signature) -> dict[str, Any]:
         name = _clean_name(signature.name)
         return signatures.sign(
             store, sid, rid, name=name, seen=signature.revision,
@@ -153,7 +155,7 @@ def add_readings(
         ).to_json()  # fmt: skip
 
     @router.post(one + "/versions", status_code=201, summary="Open a signed reading again")
-    def open_version(sid: int, rid: int, new: NewVersion) -> dict[str, Any]:
+    def open_version(sid: Id, rid: Id, new: NewVersion) -> dict[str, Any]:
         reason = clean_text(new.reason, 2000)
         if not reason:
             raise Refusal(422, "no_reason", "A new version needs a reason. Say what it is for.")
@@ -161,7 +163,7 @@ def add_readings(
         return signatures.open_version(store, sid, rid, name=name, reason=reason).to_json()
 
     @router.get(one + "/trail", summary="Who did what and when")
-    def read_trail(sid: int, rid: int) -> list[dict[str, Any]]:
+    def read_trail(sid: Id, rid: Id) -> list[dict[str, Any]]:
         return signatures.read_trail(store, sid, rid)
 
     record = read_record(bundle.facts, bundle.id)
@@ -175,7 +177,7 @@ def add_readings(
 
     @router.get(one + "/differential", summary="Counts with exact limits, before and after review")
     def read_differential(
-        sid: int, rid: int, version: Annotated[int | None, Query(ge=1)] = None
+        sid: Id, rid: Id, version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None
     ) -> dict[str, Any]:
         found = reviews.load_reading(store, sid, rid, version=version)
         slide = shelf.read_slide(store, sid)
@@ -188,7 +190,7 @@ def add_readings(
         }
 
     @router.get("/slides/{sid}/comparison", summary="How far two signed readings agree")
-    def compare(sid: int, a: int, b: int) -> dict[str, Any]:
+    def compare(sid: Id, a: Id, b: Id) -> dict[str, Any]:
         return arbitration.compare(store, sid, a, b)
 
     @router.get(
@@ -196,15 +198,31 @@ def add_readings(
         summary="A cell with a margin, as JPEG",
     )  # fmt: skip
     def read_portrait(
-        sid: int, rid: int, cid: int, size: Annotated[int | None, Query(ge=16, le=2000)] = None
+        sid: Id, rid: Id, cid: Id, size: Annotated[int | None, Query(ge=16, le=2000)] = None
     ) -> Response:
         return Response(
             portraits.read_portrait(store, sid, rid, cid, size), media_type="image/jpeg"
         )
 
+    @router.get(
+        one + "/cells/{cid}/map", response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, **show_errors(404, 410, 422)},
+        summary="What in the cell speaks for a class, as PNG",
+    )  # fmt: skip
+    async def read_map(
+        sid: Id, rid: Id, cid: Id, label: Annotated[str | None, Query(max_length=200)] = None,
+        size: Annotated[int, Query(ge=32, le=1000)] = 320,
+    ) -> Response:  # fmt: skip
+        cut = partial(
+            portraits.cut_view, store, bundle, sid, rid, cid, label=label, size=size
+        )  # fmt: skip
+        view = await to_thread.run_sync(cut)
+        drawn = await turn(partial(portraits.draw_attention, bundle, view))
+        return Response(drawn, media_type="image/png")
+
     @router.get(one + "/cells/{cid}/similar", summary="Labelled cells that look most like it")
     def find_similar(
-        sid: int, rid: int, cid: int, most: Annotated[int, Query(ge=1, le=50)] = 8
+        sid: Id, rid: Id, cid: Id, most: Annotated[int, Query(ge=1, le=50)] = 8
     ) -> list[dict[str, Any]]:
         return portraits.find_similar(store, sid, rid, cid, most)
 

@@ -15,8 +15,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from leuko.service import shelf, signatures
+from leuko.service.adaptations import add_adaptations
 from leuko.service.examination import answer, examine, reencode
-from leuko.service.examples import describe_upload
+from leuko.service.examples import Id, describe_upload, show_errors
 from leuko.service.exports import add_exports
 from leuko.service.readings import add_readings
 from leuko.service.records import LONGEST_NAME, clean_text
@@ -66,7 +67,10 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         run: Runs a function in the turn of the network, or refuses when too many wait. None takes
             one thread after the other.
     """
-    router = APIRouter(prefix="/api/v1", tags=["slides"])
+    router = APIRouter(
+        prefix="/api/v1", tags=["slides"],
+        responses=show_errors(404, 409, 410, 413, 415, 422, 423, 503),
+    )  # fmt: skip
     bundle = predictor.bundle
     turn = run or _make_turns()
 
@@ -83,11 +87,11 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         return shelf.read_slide(store, made)
 
     @router.get("/slides/{sid}", summary="One slide with its fields and readings")
-    def read_slide(sid: int) -> dict[str, Any]:
+    def read_slide(sid: Id) -> dict[str, Any]:
         return shelf.read_slide(store, sid)
 
     @router.patch("/slides/{sid}", summary="Another name, target or wish about images")
-    def change_slide(sid: int, wanted: SlideChanges) -> dict[str, Any]:
+    def change_slide(sid: Id, wanted: SlideChanges) -> dict[str, Any]:
         changes = wanted.model_dump(exclude_none=True, exclude={"by"})
         if "name" in changes:
             changes["name"] = _clean_name(changes["name"])
@@ -95,11 +99,11 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         return shelf.read_slide(store, sid)
 
     @router.delete("/slides/{sid}", status_code=204, summary="Delete what was never signed")
-    def delete_slide(sid: int) -> None:
+    def delete_slide(sid: Id) -> None:
         shelf.delete_slide(store, sid)
 
     @router.delete("/slides/{sid}/images", status_code=204, summary="Delete the images only")
-    def delete_images(sid: int, by: Annotated[str, Query(max_length=1000)] = "") -> None:
+    def delete_images(sid: Id, by: Annotated[str, Query(max_length=1000)] = "") -> None:
         signatures.delete_images_now(store, sid, by=by)
 
     @router.post(
@@ -108,7 +112,7 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
     )  # fmt: skip
     async def add_field(
         request: Request,
-        sid: int,
+        sid: Id,
         idempotency_key: Annotated[str | None, Header(max_length=100)] = None,
     ) -> dict[str, Any]:
         settings = request.app.state.parts.settings
@@ -132,12 +136,13 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         summary="The image, as JPEG",
     )  # fmt: skip
     def read_image(
-        sid: int, fid: int, width: Annotated[int | None, Query(ge=16, le=10_000)] = None
+        sid: Id, fid: Id, width: Annotated[int | None, Query(ge=16, le=10_000)] = None
     ) -> Response:
         return Response(reencode(shelf.read_image(store, sid, fid), width), media_type="image/jpeg")
 
     add_readings(router, store, bundle, turn, Waiting(store))
     add_exports(router, store, bundle)
+    add_adaptations(router, store, bundle)
     return router
 
 

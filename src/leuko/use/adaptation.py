@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -179,6 +179,22 @@ def adapt_head(
         AdaptationError: Too few cells, or fewer than two classes with enough of them.
         ShapeError: The arrays don't fit each other.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(limits=1):  # matrices so small take longer when threads share them
+        return _adapt(examples, head, classes, temperature, coverage, seed, prepare, tick)
+
+
+def _adapt(
+    examples: Examples,
+    head: Head,
+    classes: Sequence[str],
+    temperature: float,
+    coverage: float | None,
+    seed: int,
+    prepare: Callable[[Head], Head] | None,
+    tick: Tick | None,
+) -> Adaptation:
     kept, ignored = _choose_cells(examples, head, classes)
     sizes = choose_sizes(kept)
     total = (len(sizes) + 1) * REPEATS * FOLDS
@@ -402,6 +418,7 @@ def _choose_cells(
     groups = _count_groups(examples)
     enough = np.array([groups[k] >= LEAST for k in range(K)])
     kept = examples.take(np.flatnonzero(enough[y]))
+    kept = replace(kept, features=np.asarray(kept.features, np.float64))  # once, not in each fit
     there = [name for name, fine in zip(classes, enough, strict=True) if fine]
     rare = ", ".join(f"{classes[k]} {groups[k]}" for k in range(K) if 0 < groups[k] < LEAST)
     more = f" Too few to learn from: {rare}; {LEAST} are needed." if rare else ""

@@ -26,10 +26,9 @@ from leuko.data.leukocytes import (
     find_leukocytes,
     is_cut_out,
 )
-from leuko.data.portraits import describe_cell
 from leuko.data.scales import sample_sizes
 from leuko.engine import count_cores
-from leuko.errors import BundleError, ImageError
+from leuko.errors import BundleError, ImageError, UnknownNameError, suggest
 from leuko.learning.bundle import Bundle, load_bundle
 from leuko.learning.facts import Decision
 from leuko.use.answers import (
@@ -41,6 +40,7 @@ from leuko.use.answers import (
     SetAside,
 )
 from leuko.use.inputs import Item, gather
+from leuko.use.maps import CellMap, map_cells
 
 PART = 64  # pictures that are read while those before them are answered
 CERTAIN = 0.5  # of a leukocyte in a field, as measured in results/leukocytes.md
@@ -146,6 +146,57 @@ class Predictor:
             items: From `leuko.use.inputs.gather`.
             scale: As for `predict`.
         """
+        for prepared in self._read(items, scale):
+            yield from self.conclude(prepared)
+
+    def explain(
+        self,
+        images: Any,
+        *,
+        of: str | None = None,
+        scale: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[CellMap]:
+        """What the answers rest on: for each cell with a class the map of what speaks for it.
+
+        Args:
+            images, scale, progress: As for `predict`.
+            of: The class to explain; None for the one that was answered.
+
+        Yields:
+            Cell by cell in the order of `predict`, in little memory; none for what is rejected
+            or can't be read.
+
+        Raises:
+            UnknownNameError: The model has no class of that name.
+            BundleError: The bundle's network gives no map.
+        """
+        if of is not None and of not in self.classes:
+            raise UnknownNameError(f"The model has no class {of!r}. {suggest(of, [*self.classes])}")
+        items, _ = gather(images)
+        done = 0
+        for prepared in self._read(items, scale):
+            found = zip(self.conclude(prepared), prepared.ready, strict=True)
+            named = [
+                (answer, of or answer.label, cell.pixels)
+                for answers, cells in found
+                if isinstance(answers, list) and isinstance(cells, list)
+                for answer, cell in zip(answers, cells, strict=False)  # no cell has an answer too
+                if answer.label is not None
+            ]
+            if named:
+                pixels = np.stack([cell for _, _, cell in named])
+                wanted = np.array([self.classes.index(label) for _, label, _ in named])
+                for (answer, label, cell), heat in zip(
+                    named, map_cells(self.bundle, pixels, wanted), strict=True
+                ):
+                    yield CellMap(answer, label, heat, cell)
+            done += len(prepared.items)
+            if progress is not None:
+                progress(done, len(items))
+
+    def _read(self, items: Sequence[Item], scale: float | None) -> Iterator[Prepared]:
+        """Reads and cuts part by part, the next one while the network is at work."""
         with ThreadPoolExecutor(count_cores()) as pool:
             scales = {} if scale else self._measure_scales(items, pool.map)
 
@@ -156,8 +207,8 @@ class Predictor:
             ahead = begin(0)
             for start in range(0, len(items), PART):
                 ready = [future.result() for future in ahead]
-                ahead = begin(start + PART)  # read while the network is at work
-                yield from self._answer(items[start : start + PART], ready)
+                ahead = begin(start + PART)
+                yield Prepared(items[start : start + PART], ready)
 
     def answer_cells(
         self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
@@ -243,7 +294,11 @@ class Predictor:
         return _Found(cell, pixels, self._portray(pixels))
 
     def _portray(self, pixels: Pixels) -> NDArray[np.float32] | None:
-        return None if self.bundle.reference is None else describe_cell(pixels)
+        if self.bundle.reference is None:
+            return None
+        from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+        return describe_cell(pixels)
 
     def _score(
         self,
@@ -300,6 +355,21 @@ class Predictor:
             place, label=self.classes[best], probability=float(probabilities[best]),
             probabilities=tuple(probabilities.tolist()), set=chosen, state=state, reason=reason,
         )  # fmt: skip
+
+
+def score_cells(
+    bundle: Bundle, cells: NDArray[np.uint8], features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How far cells (N, S, S, 3) and their features lie from what is known, as shares of limits.
+
+    Returns:
+        (N, 2), see `Bundle.score_outliers`.
+    """
+    if bundle.reference is None:
+        return np.zeros((len(cells), 2))
+    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+    return bundle.score_outliers(np.stack([describe_cell(cell) for cell in cells]), features)
 
 
 def load(path: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Predictor:

@@ -1,0 +1,169 @@
+"""Does the shipped bundle reject what is no cell? And how much of what is one?
+
+    uv run python benchmarks/outliers.py RUN ../shared/data
+
+RUN is the folder in which the bundle was trained (its ``cells.npz``, splits and the features of
+its fold). Writes `results/outliers.md`: scores beside each other on the kinds of pictures with
+which they were compared, then the chosen one on kinds that were made afterwards.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+from leuko.data.image import read_image
+from leuko.data.leukocytes import estimate_scale
+from leuko.data.portraits import describe_cell
+from leuko.judgement.outliers import FEATURES_KEPT, score_features, score_portraits
+from leuko.learning.bundle import Bundle, load_bundle
+from leuko.learning.parts import read_tensors
+from leuko.use.predictor import find_cells, find_default
+from provenance import head, write_results
+from spoilt import DEVELOPMENT, SPOILT_DEVELOPMENT, SPOILT_TEST, TEST, Maker, Spoiler
+
+COMMAND = "uv run python benchmarks/outliers.py RUN ../shared/data"
+EACH = 50
+SIDES = {"development": (DEVELOPMENT, SPOILT_DEVELOPMENT), "test": (TEST, SPOILT_TEST)}
+Scores = dict[str, NDArray[np.float64]]
+
+
+def look(bundle: Bundle, cells: NDArray[np.uint8], run: Path) -> Scores:
+    """Every score of cells, higher for what is less like a cell."""
+    probabilities, features = bundle.answer(cells)
+    portraits = np.stack([describe_cell(cell) for cell in cells])
+    weight, bias = bundle.head
+    logits = features @ weight.T + bias
+    top = logits.max(1, keepdims=True)
+    shares = bundle.score_outliers(portraits, features)
+    assert bundle.reference is not None
+    return {
+        "largest probability": 1 - probabilities.max(1),
+        "energy of the logits": -(np.log(np.exp(logits - top).sum(1)) + top[:, 0]),
+        "features, Mahalanobis": measure_mahalanobis(features, run),
+        "features, third neighbour": score_features(bundle.reference, features),
+        "portraits, Mahalanobis": score_portraits(bundle.reference, portraits),
+        "portraits or features (Leuko)": shares.max(1),
+    }
+
+
+def measure_mahalanobis(features: NDArray[np.float32], run: Path) -> NDArray[np.float64]:
+    """To the nearest of eight clusters of training features, along 64 axes, one covariance."""
+    from sklearn.cluster import KMeans
+
+    path = next((run / "fits").glob("*/features.safetensors"))
+    known = read_tensors("features", path.read_bytes())[0]["features"].astype(np.float64)
+    centre = known.mean(0)
+    _, _, axes = np.linalg.svd(known - centre, full_matrices=False)
+    placed = (known - centre) @ axes[:64].T
+    clusters = KMeans(8, random_state=0, n_init=4).fit(placed)
+    within = placed - clusters.cluster_centers_[clusters.labels_]
+    inverse = np.linalg.inv(within.T @ within / len(within) + 1e-6 * np.eye(64))
+    off = ((features - centre) @ axes[:64].T)[:, None] - clusters.cluster_centers_[None]
+    return np.asarray(np.einsum("nkd,de,nke->nk", off, inverse, off).min(1))
+
+
+def make_cells(
+    bundle: Bundle,
+    makers: Mapping[str, Maker],
+    spoilers: Mapping[str, Spoiler],
+    real: list[Path],
+    seed: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.str_], NDArray[np.bool_]]:
+    """Cells as the predictor would cut them, their kinds, and whether a leukocyte was found."""
+    cut = bundle.facts.preprocessing
+    cells, kinds, found = [], [], []
+    for place, kind in enumerate([*makers, *spoilers]):
+        for number in range(EACH):
+            rng = np.random.default_rng([seed, place, number])
+            if kind in makers:
+                picture = makers[kind](rng)
+            else:
+                source = real[(place * EACH + number) % len(real)]
+                picture = spoilers[kind](rng, read_image(source))
+            leukocytes = find_cells(picture, estimate_scale(picture))
+            found.append(bool(leukocytes))
+            kinds.append(kind)
+            blank = np.zeros((cut.size, cut.size, 3), np.uint8)
+            cells.append(cut.cut(picture, leukocytes[0]) if leukocytes else blank)
+    return np.stack(cells), np.array(kinds), np.array(found)
+
+
+def main(run: Path, data: Path) -> None:
+    bundle = load_bundle(find_default())
+    with np.load(run / "cells.npz", allow_pickle=False) as file:
+        order, pictures = file["image"].astype(str), file["cells"]
+    part = dict(pl.read_parquet(run / "splits.parquet").select("image", "part").iter_rows())
+    test = np.array([i for i, name in enumerate(order) if part.get(name) == "test"])
+    home = look(bundle, pictures[test], run)
+    kaggle = np.array([name.startswith("kaggle") for name in order[test]])
+    real = [data / name for name in order[test] if name.startswith("pbc")]
+    half = np.random.default_rng(0).permutation(len(test)) % 2 == 0
+    lines: list[str] = []
+    limits = bundle.facts.decision.outliers
+    assert limits is not None
+    for seed, (side, (makers, spoilers)) in enumerate(SIDES.items(), start=11):
+        cells, kinds, found = make_cells(bundle, makers, spoilers, real, seed)
+        away = look(bundle, cells, run)
+        lines += tell_side(side, home, away, kinds, found)
+        print("\n".join(lines[-40:]), flush=True)
+    shares = home["portraits or features (Leuko)"]
+    cross = []
+    for one in (half, ~half):
+        limit = float(np.quantile(home["features, third neighbour"][one], FEATURES_KEPT))
+        far = home["features, third neighbour"][~one] > limit
+        cross.append(far | (home["portraits, Mahalanobis"][~one] > limits.portraits))
+    rejected = np.concatenate(cross)
+    exact = binomtest(int(rejected.sum()), len(rejected)).proportion_ci(method="exact")
+    lines += [
+        "",
+        "## What is lost",
+        "",
+        f"Of {len(test):,} cells that the network hadn't seen, "
+        f"{rejected.mean():.1%} ({exact.low:.1%}-{exact.high:.1%}) are rejected, if the limit of "
+        "features comes from one half of them and is applied to the other; by portraits alone "
+        f"{(home['portraits, Mahalanobis'] > limits.portraits).mean():.1%}. Of the "
+        f"{kaggle.sum()} of the Kaggle set among them {(shares[kaggle] > 1).mean():.1%}.",
+    ]
+    write_results("outliers.md", [*head("Telling what is no cell", COMMAND), *lines])
+
+
+def tell_side(
+    side: str, home: Scores, away: Scores, kinds: NDArray[np.str_], found: NDArray[np.bool_]
+) -> list[str]:
+    names = list(dict.fromkeys(kinds.tolist()))
+    told = [
+        "", f"## The {side} kinds", "",
+        f"{len(names)} kinds, {EACH} pictures of each. *Rejected*: no leukocyte found, or a score "
+        f"above that of {FEATURES_KEPT:.0%} of unseen cells. AUROC: cells that were found against "
+        "unseen cells.", "",
+        "| score | rejected | least of a kind | AUROC |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for name, scores in home.items():
+        limit = 1.0 if "Leuko" in name else float(np.quantile(scores, FEATURES_KEPT))
+        shares = [
+            float((~found[kinds == kind] | (away[name][kinds == kind] > limit)).mean())
+            for kind in names
+        ]
+        truth = np.concatenate([np.zeros(len(scores)), np.ones(int(found.sum()))])
+        auroc = roc_auc_score(truth, np.concatenate([scores, away[name][found]]))
+        told.append(f"| {name} | {np.mean(shares):.1%} | {min(shares):.0%} | {auroc:.3f} |")
+    told += ["", "| kind | a leukocyte was found in | rejected by Leuko |", "|---|---|---|"]
+    shares = away["portraits or features (Leuko)"] > 1
+    for kind in names:
+        here = kinds == kind
+        told.append(
+            f"| {kind} | {found[here].mean():.0%} | {(~found[here] | shares[here]).mean():.0%} |"
+        )
+    return told
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

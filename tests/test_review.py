@@ -1,0 +1,313 @@
+"""The review API over HTTP, with the shell around it and a small real bundle behind it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from leuko.data.drawing import draw_field
+from leuko.data.image import decode_image, encode_jpeg, encode_png
+from leuko.service.app import create_app
+from leuko.service.store import Store
+from leuko.use.predictor import Predictor
+from small_bundle import CLASSES, make_bundle
+
+HOSTILE = "<script>alert(1)</script>\x00../../etc/passwd"
+KINDS = ["NEUTROPHIL", "LYMPHOCYTE", "EOSINOPHIL"]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("review")
+    predictor = Predictor(make_bundle(folder / "bundle"))
+    app = create_app(predictor, Store.open(folder / "leuko.db"))
+    with TestClient(app, base_url="http://127.0.0.1") as opened:
+        yield opened
+
+
+def draw(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    return encode_jpeg(draw_field(rng, KINDS, mark=False, blur=0.8).image)
+
+
+class Slide:
+    """A slide over HTTP, and one of its readings."""
+
+    def __init__(self, client: TestClient, *, fields: int = 1, **facts: Any) -> None:
+        self.client = client
+        made = client.post("/api/v1/slides", json={"name": "Smear", "reader": "A", **facts})
+        assert made.status_code == 201, made.text
+        self.place = f"/api/v1/slides/{made.json()['id']}"
+        self.path = f"{self.place}/readings/{made.json()['readings'][0]['id']}"
+        for seed in range(fields):
+            assert self.upload(draw(seed), f"field-{seed}.jpg").status_code == 201
+
+    def upload(self, data: bytes, name: str = "field.jpg", key: str | None = None):
+        head = {"Idempotency-Key": key} if key else {}
+        files = {"file": (name, data)}
+        return self.client.post(f"{self.place}/fields", files=files, headers=head)
+
+    def read(self) -> dict[str, Any]:
+        return self.client.get(self.path).json()
+
+    def ids(self) -> list[int]:
+        return [cell["id"] for cell in self.read()["cells"]]
+
+    def change(self, kind: str, *cells: int, **facts: Any):
+        seen = facts.pop("revision", None)
+        seen = self.read()["revision"] if seen is None else seen
+        body = {"id": str(uuid4()), "revision": seen, "kind": kind, "cells": cells, **facts}
+        return self.client.post(f"{self.path}/changes", json=body)
+
+    def sign(self, **facts: Any):
+        body = {"name": "A", "revision": self.read()["revision"], "leave_unidentified": True}
+        return self.client.post(f"{self.path}/signature", json={**body, **facts})
+
+
+def test_from_an_image_to_a_signature(client: TestClient):
+    slide = Slide(client, fields=2)
+    reading = slide.read()
+    cells = reading["cells"]
+    assert len(cells) >= 4
+    assert {*cells[0]["machine"]["probabilities"]} == set(CLASSES)
+    field = client.get(slide.place).json()["fields"][0]
+    assert field["cells"] == [c["id"] for c in cells if c["field"] == field["id"]]
+    image = client.get(f"{slide.place}/fields/{field['id']}/image?width=100")
+    assert image.headers["content-type"] == "image/jpeg"
+    assert max(decode_image(image.content).shape) == 100
+    for size, side in ((None, 256), (64, 64), (500, 500)):
+        query = "" if size is None else f"?size={size}"
+        found = client.get(f"{slide.path}/cells/{cells[0]['id']}/image{query}")
+        assert max(decode_image(found.content).shape) <= side
+    first = slide.change("label", cells[0]["id"], label="LYMPHOCYTE", by="A").json()
+    assert first["revision"] == reading["revision"] + 1
+    assert [c["id"] for c in first["cells"]] == [cells[0]["id"]]
+    assert first["reading"]["undo"] == first["changes"][-1]["id"]
+    undone = slide.change("undo", change=first["reading"]["undo"]).json()
+    assert undone["cells"][0]["label"] == cells[0]["label"]
+    assert slide.change("redo", change=undone["reading"]["redo"]).status_code == 200
+    counts = client.get(f"{slide.path}/differential").json()
+    assert counts["reviewed"]["pictures"] == 2
+    assert counts["machine"]["reader"] is None
+    assert counts["reviewed"]["reader"] == "A"
+    slide.change("confirm", *slide.ids())
+    after = client.get(f"{slide.path}/differential").json()["reviewed"]
+    assert after["cells"] + sum(b["count"] for b in after["beside"]) == len(cells)
+    assert slide.sign(revision=0).status_code == 409
+    signed = slide.sign()
+    assert signed.json()["signed"]["name"] == "A"
+    assert slide.change("confirm", cells[0]["id"]).status_code == 423
+    assert client.get(f"{slide.place}/fields/{field['id']}/image").status_code == 410
+    assert client.delete(slide.place).status_code == 423
+    final = client.get(f"{slide.path}/differential").json()["reviewed"]
+    assert final["status"] == "final"
+    again = client.post(f"{slide.path}/versions", json={"name": "B", "reason": "a mistake"})
+    assert (again.status_code, again.json()["version"]) == (201, 2)
+    kinds = [entry["kind"] for entry in client.get(f"{slide.path}/trail").json()]
+    assert kinds[-3:] == ["sign", "images deleted", "version"] or kinds[-1] == "version"
+
+
+def test_a_bad_file_is_listed_and_the_rest_goes_on(client: TestClient):
+    slide = Slide(client, fields=0)
+    bad = slide.upload(b"not an image", HOSTILE)
+    assert bad.status_code == 201
+    assert bad.json()["set_aside"]["reason"] == "not_an_image"
+    assert bad.json()["cells"] == []
+    assert bad.json()["name"].startswith("<script>alert(1)</script>")
+    assert "\x00" not in bad.json()["name"]
+    data = draw(3)
+    good = slide.upload(data, key="a")
+    assert good.status_code == 201
+    assert slide.upload(data, key="a").json() == good.json()
+    same = slide.upload(data, "other.jpg", key="b")
+    assert (same.status_code, same.json()["error"]["field"]) == (409, good.json()["id"])
+    image = f"{slide.place}/fields/{bad.json()['id']}/image"
+    assert client.get(image).status_code == 404
+
+
+def test_two_browsers_see_each_other(client: TestClient):
+    slide = Slide(client)
+    first, second = slide.ids()[:2]
+    seen = slide.read()["revision"]
+    heard: list[dict[str, Any]] = []
+
+    def listen() -> None:
+        news = client.get(f"{slide.path}/changes", params={"since": seen, "wait": 10})
+        heard.append(news.json())
+
+    waiting = threading.Thread(target=listen)
+    waiting.start()
+    time.sleep(0.3)
+    slide.change("label", first, label="blast")
+    began = time.monotonic()
+    waiting.join(10)
+    assert time.monotonic() - began < 2
+    assert heard[0]["cells"][0]["label"] == "blast"
+    late = slide.change("label", first, second, label="other", revision=seen)
+    assert late.status_code == 409
+    body = late.json()
+    assert body["error"]["code"] == "conflict"
+    assert {c["id"]: c["label"] for c in body["cells"]}[first] == "blast"
+    assert body["revision"] == seen + 1
+    mine = slide.change("label", second, label="other", revision=seen).json()
+    assert {c["id"] for c in mine["cells"]} == {first, second}
+    quiet = client.get(f"{slide.path}/changes", params={"since": seen + 2, "wait": 0.2}).json()
+    assert (quiet["revision"], quiet["cells"], quiet["changes"]) == (seen + 2, [], [])
+
+
+def test_missed_and_joined_cells(client: TestClient):
+    slide = Slide(client)
+    field = client.get(slide.place).json()["fields"][0]
+    box = [10, 10, 90, 90]
+    added = slide.change("add", field=field["id"], box=box).json()["cells"][0]
+    assert added["box"] == box
+    assert added["added"]
+    assert added["machine"]["label"] in CLASSES
+    split = slide.change("split", added["id"], boxes=[box, [50, 10, 130, 90]]).json()["cells"]
+    assert [c["deleted"] for c in split] == [True, False, False]
+    assert client.get(f"{slide.path}/cells/{split[1]['id']}/image").status_code == 200
+    for wrong in ([-1, 0, 10, 10], [0, 0, 1, 1], [9, 9, 5, 20], [0, 0, 99999, 10]):
+        refused = slide.change("add", field=field["id"], box=wrong)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "invalid_box")
+    assert slide.change("add", field=99999, box=box).status_code == 404
+    assert slide.change("add", field=field["id"]).status_code == 422
+    assert slide.change("split", added["id"], boxes=[box, box]).status_code == 422  # deleted
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"id": "no uuid", "revision": 0, "kind": "label", "cells": [1], "label": "x"},
+        {"id": str(uuid4()), "revision": 0, "kind": "paint", "cells": [1]},
+        {"id": str(uuid4()), "revision": -1, "kind": "label", "cells": [1], "label": "x"},
+        {"id": str(uuid4()), "revision": 0, "kind": "label", "cells": [1], "label": " "},
+        {"id": str(uuid4()), "revision": 0, "kind": "label", "cells": [1], "more": 1},
+        {"id": str(uuid4()), "revision": 0, "kind": "add", "field": 1, "box": [1, 2, 3, 1e999]},
+        {"id": str(uuid4()), "revision": 0, "kind": "add", "field": 1, "box": [1, 2, "x", 4]},
+        {"id": str(uuid4()), "revision": 2**70, "kind": "label", "cells": [2**70], "label": "x"},
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_the_common_form(client: TestClient, body: dict):
+    import json
+
+    slide = Slide(client, fields=0)
+    answer = client.post(
+        f"{slide.path}/changes", content=json.dumps(body),
+        headers={"Content-Type": "application/json"},
+    )  # fmt: skip
+    assert answer.status_code == 422, answer.text
+    assert {"code", "message"} <= set(answer.json()["error"])
+
+
+@pytest.mark.parametrize("number", [0, 10**9, 2**63, 2**70])
+def test_numbers_that_lead_nowhere(client: TestClient, number: int):
+    slide = Slide(client, fields=0)
+    for path in (
+        f"/api/v1/slides/{number}",
+        f"{slide.place}/readings/{number}",
+        f"{slide.place}/fields/{number}/image",
+        f"{slide.path}/cells/{number}/image",
+    ):
+        assert client.get(path).status_code in (404, 422)
+
+
+def test_a_hostile_label_is_text_all_the_way(client: TestClient):
+    slide = Slide(client, name=HOSTILE, reader=HOSTILE)
+    cell = slide.ids()[0]
+    changed = slide.change("label", cell, label=HOSTILE, by=HOSTILE).json()
+    assert changed["cells"][0]["label"] == "<script>alert(1)</script>�../../etc/passwd"
+    assert client.get(f"{slide.path}/differential").status_code == 200
+
+
+def test_slides_are_listed_renamed_and_deleted(client: TestClient):
+    slide = Slide(client, name="To be deleted")
+    renamed = client.patch(slide.place, json={"name": "Renamed", "target": 400, "by": "A"})
+    assert (renamed.json()["name"], renamed.json()["target"]) == ("Renamed", 400)
+    assert client.patch(slide.place, json={"target": 0}).status_code == 422
+    assert client.patch(slide.place, json={"name": " "}).status_code == 422
+    listed = client.get("/api/v1/slides").json()
+    assert listed[0]["name"] == "Renamed"
+    assert listed[0]["fields"] == 1
+    assert client.delete(slide.place).status_code == 204
+    assert client.get(slide.place).status_code == 404
+
+
+def test_the_map_shows_where_the_network_looked(client: TestClient):
+    slide = Slide(client)
+    cell = slide.ids()[0]
+    found = client.get(f"{slide.path}/cells/{cell}/map?size=200")
+    assert found.headers["content-type"] == "image/png"
+    drawn = decode_image(found.content)
+    assert drawn.shape == (200, 200, 3)
+    other = client.get(f"{slide.path}/cells/{cell}/map", params={"label": CLASSES[0]})
+    another = client.get(f"{slide.path}/cells/{cell}/map", params={"label": CLASSES[1]})
+    assert other.content != another.content
+    refused = client.get(f"{slide.path}/cells/{cell}/map", params={"label": "blast"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_class")
+
+
+def test_two_readings_and_an_arbitration(client: TestClient):
+    slide = Slide(client)
+    other = client.post(f"{slide.place}/readings", json={"reader": "B"}).json()
+    slide.change("confirm", *slide.ids())
+    slide.change("label", slide.ids()[0], label="blast")
+    slide.sign()
+    first = int(slide.path.rsplit("/", 1)[1])
+    pair = {"a": first, "b": other["id"]}
+    assert client.get(f"{slide.place}/comparison", params=pair).status_code == 409
+    slide.path = f"{slide.place}/readings/{other['id']}"
+    slide.change("confirm", *slide.ids())
+    slide.sign()
+    compared = client.get(f"{slide.place}/comparison", params=pair).json()
+    assert [d["a"]["label"] for d in compared["differing"]] == ["blast"]
+    settled = client.post(
+        f"{slide.place}/readings", json={"reader": "C", "arbitrates": [first, other["id"]]}
+    )
+    assert settled.status_code == 201
+    waiting = [c for c in settled.json()["cells"] if c["state"] == "unidentified"]
+    assert [c["reason"].split("; ")[0] for c in waiting] == ["A: blast"]
+
+
+def test_the_reviewed_cells_adapt_the_model(client: TestClient, monkeypatch):
+    monkeypatch.setattr("leuko.use.adaptation.REPEATS", 1)  # a quarter of the time
+    slide = Slide(client, fields=7, keep_images=True)
+    assert client.get(f"{slide.path}/adaptation").status_code == 404
+    assert client.post(f"{slide.path}/adaptation").status_code == 422  # nothing reviewed
+    cells = slide.ids()
+    for k, name in enumerate(CLASSES[:2]):
+        slide.change("label", *cells[k::2], label=name)
+    slide.change("label", cells[0], label="blast")
+    begun = client.post(f"{slide.path}/adaptation")
+    assert begun.status_code == 202, begun.text
+    end = time.monotonic() + 300
+    while (told := client.get(f"{slide.path}/adaptation").json())["state"] == "running":
+        assert time.monotonic() < end, told
+        time.sleep(0.2)
+    assert told["state"] == "done", told
+    assert "1 cells labelled 'blast' take no part" in told["notes"][0]
+    assert set(told["result"]["balanced_accuracy"]) == {"before", "after", "gain"}
+    packed = client.get(f"{slide.path}/adaptation/bundle.zip")
+    assert packed.content[:2] == b"PK"
+
+
+def test_every_answer_is_described(client: TestClient):
+    described = client.get("/api/v1/openapi.json").json()
+    for path, kinds in described["paths"].items():
+        for kind, facts in kinds.items():
+            if path.startswith("/api/v1/slides"):
+                assert facts["summary"], (kind, path)
+                assert {"404", "422", "423"} <= set(facts["responses"]), (kind, path)
+
+
+def test_png_and_jpeg_are_both_taken(client: TestClient):
+    slide = Slide(client, fields=0)
+    pixels = decode_image(draw(4))
+    assert slide.upload(encode_png(pixels), "field.png").json()["set_aside"] is None
