@@ -46,6 +46,7 @@ TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
 def make_plain_app() -> Any:
     """A service as it is usually written: FastAPI, PyTorch, no limits."""
     import torch
+
     import leuko
     from leuko.learning.batches import turn_views
     from leuko.learning.models import build
