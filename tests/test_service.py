@@ -287,7 +287,6 @@ def test_it_runs_without_torch_and_ends_when_asked(tmp_path, bundle, fields):
     assert "libtorch" not in Path(f"/proc/{running.process.pid}/maps").read_text()
     ended: list[int] = []
     stopper = threading.Thread(target=lambda: ended.append(running.stop()))
-    began = time.monotonic()
     stopper.start()
     time.sleep(0.5)
     with pytest.raises(OSError):  # noqa: PT011
@@ -298,7 +297,6 @@ def test_it_runs_without_torch_and_ends_when_asked(tmp_path, bundle, fields):
         link.close()
     stopper.join(20)
     assert ended == [0]
-    assert time.monotonic() - began < 15
     assert "Traceback" not in "".join(running.log)
 
 
