@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import litserve
-from fastapi import UploadFile
 
 
 class Api(litserve.LitAPI):
@@ -15,7 +14,7 @@ class Api(litserve.LitAPI):
 
         self.predictor = leuko.load()
 
-    def decode_request(self, request: dict[str, UploadFile]) -> bytes:
+    def decode_request(self, request):  # LitServe looks at types, and wants none here
         return request["files"].file.read()
 
     def predict(self, data: bytes) -> dict[str, Any]:
