@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI, UploadFile
 
 CLIENTS = (1, 4, 16, 64, 200)
 TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
@@ -45,7 +46,6 @@ TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
 def make_plain_app() -> Any:
     """A service as it is usually written: FastAPI, PyTorch, no limits."""
     import torch
-    from fastapi import FastAPI, UploadFile
 
     import leuko
     from leuko.learning.batches import turn_views
@@ -94,32 +94,6 @@ def serve_plain(port: int) -> None:
     uvicorn.run(make_plain_app(), port=port, log_level="error", access_log=False)
 
 
-def serve_litserve(port: int) -> None:
-    import litserve
-    from fastapi import UploadFile
-
-    class Api(litserve.LitAPI):
-        def setup(self, _device: str) -> None:
-            import leuko
-
-            self.predictor = leuko.load()
-
-        def decode_request(self, request: dict[str, UploadFile]) -> bytes:
-            return request["files"].file.read()
-
-        def predict(self, data: bytes) -> dict[str, Any]:
-            return self.predictor.predict(data).to_json()
-
-        def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-            return output
-
-    server = litserve.LitServer(
-        Api(api_path="/api/v1/predict"), accelerator="cpu", healthcheck_path="/ready",
-        timeout=False,
-    )  # fmt: skip
-    server.run(port=port, log_level="error", generate_client_file=False)
-
-
 class Process:
     """A service as a process of its own."""
 
@@ -127,11 +101,14 @@ class Process:
         self.kind, self.port = kind, find_port()
         words = [sys.executable, __file__, "--serve", kind, "--port", str(self.port)]
         env = dict(os.environ)
-        if kind == "leuko":
+        if kind.startswith("leuko"):
             store = Path(TEMPORARY) / f"{self.port}.db"
             words = [sys.executable, "-m", "leuko.cli", "serve", "--port", str(self.port)]
             words += ["--store", str(store)]
+            words += ["--engine", "openvino"] if kind.endswith("openvino") else []
         elif kind == "litserve":
+            script = Path(__file__).with_name("service_litserve.py")
+            words = [sys.executable, str(script), str(self.port)]
             env["PYTHONPATH"] = str(litserve)
         self.began = time.monotonic()
         self.process = subprocess.Popen(
@@ -311,9 +288,9 @@ def measure_load(kinds: list[str], requests: list[bytes], seconds: float, litser
         service.wait()
         ask(service.port, requests, 4, most=40)  # warm
         for clients in CLIENTS:
-            before = read_answers(service) if kind == "leuko" else None
+            before = read_answers(service) if kind.startswith("leuko") else None
             told = ask(service.port, requests, clients, seconds=seconds)
-            after = read_answers(service) if kind == "leuko" else None
+            after = read_answers(service) if kind.startswith("leuko") else None
             rows.append({
                 "service": kind, "clients": clients, "rate": told.rate,
                 "p50": told.quantile(0.5), "p99": told.quantile(0.99), "codes": dict(told.codes),
@@ -518,10 +495,11 @@ def write_report(facts: dict[str, Any]) -> str:
         "\nClients wait as long as `Retry-After` says. Times are the client's, of answers of 200.\n"
     )
     add("From being let in to the answer, as the service counts it, 99 of 100 answers within:\n")
-    add("| clients | s | answers |\n|--:|--:|--:|")
+    add("| service | clients | s | answers |\n|---|--:|--:|--:|")
     for row in load:
         if row["within"]:
-            add(f"| {row['clients']} | {row['within'][0]:g} | {row['within'][1]:,} |")
+            within, answers = row["within"]
+            add(f"| {row['service']} | {row['clients']} | {within:g} | {answers:,} |")
     shed, slow = facts["shed"], facts["slow"]
     codes = ", ".join(f"{n:,} × {code}" for code, n in sorted(shed.items()))
     add(f"\n- **Turned away.** 100 clients that don't wait: {codes}.")
@@ -535,16 +513,13 @@ def write_report(facts: dict[str, Any]) -> str:
         f"answered {slow['live']} times, p99 {slow['live_p99'] * 1000:.0f} ms, and predictions: "
         f"{slow['good']}.")  # fmt: skip
     drained = facts["drain"]
-    add(
-        f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: "
-        f"{sum(d[0] for d in drained)} of {12 * len(drained)} answered 200, the slowest "
-        f"end {max(d[1] for d in drained):.1f} s, codes {sorted({d[2] for d in drained})}."
-    )
-    start = facts["start"]
-    add(
-        f"- **Start.** Median of {len(start)}: first page after "
-        f"{median(s[0] for s in start):.1f} s, ready after {median(s[1] for s in start):.1f} s."
-    )
+    answered, slowest = sum(d[0] for d in drained), max(d[1] for d in drained)
+    add(f"- **End.** SIGTERM with 12 requests half sent, {len(drained)} times: {answered} of "
+        f"{12 * len(drained)} answered 200, the slowest end {slowest:.1f} s, exit codes "
+        f"{sorted({d[2] for d in drained})}.")  # fmt: skip
+    page, ready = (median(s[i] for s in facts["start"]) for i in (0, 1))
+    add(f"- **Start.** Median of {len(facts['start'])}: first page after {page:.1f} s, ready after "
+        f"{ready:.1f} s.")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -559,7 +534,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     asked = parser.parse_args()
     if asked.serve:
-        {"plain": serve_plain, "litserve": serve_litserve}[asked.serve](asked.port)
+        serve_plain(asked.port)
         return
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
@@ -568,7 +543,7 @@ def main() -> None:
     found = sorted(asked.data.rglob("*.jpg"))
     requests = [write_request(p.read_bytes()) for p in found[:: max(1, len(found) // 64)][:64]]
     start = measure_start(5)
-    kinds = ["leuko", "plain"] + (["litserve"] if asked.litserve else [])
+    kinds = ["leuko", "leuko openvino", "plain"] + (["litserve"] if asked.litserve else [])
     load = measure_load(kinds, requests, asked.seconds, asked.litserve)
     service = Process("leuko", None)
     service.wait()

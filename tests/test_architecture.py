@@ -88,6 +88,7 @@ DOORS = {
     "statsmodels": ("leuko.judgement.comparison",),
     "safetensors": ("leuko.learning",),
     "onnxruntime": ("leuko.learning.inference",),
+    "openvino": ("leuko.learning.inference",),
     "reportlab": ("leuko.use.differential_pdf",),
     "onnx": (),
     "onnxscript": (),

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,14 @@ from leuko.data.image import encode_png, resize_image
 from leuko.data.manifest import Manifest
 from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
-from leuko.errors import BundleError, ImageError, NoImagesError, SettingsError, ShapeError
+from leuko.errors import (
+    BundleError,
+    ImageError,
+    NoImagesError,
+    SettingsError,
+    ShapeError,
+    UnknownNameError,
+)
 from leuko.learning.facts import Decision
 from leuko.use.answers import Answer, Predictions
 from leuko.use.inputs import gather
@@ -73,6 +81,22 @@ def test_fields_give_an_answer_per_cell_and_bad_files_are_listed(model: Predicto
         assert 0 <= x0 < x1 <= 320
         assert 0 <= y0 < y1 <= 240
         assert answer.label == CLASSES[int(np.argmax(answer.probabilities))]
+
+
+def test_openvino_answers_the_same_but_for_rounding(model: Predictor, smear: Path):
+    pytest.importorskip("openvino")
+    other = load(model.bundle.path, engine="openvino")
+    assert other.bundle.network.engine == "openvino"
+    ours, theirs = model.predict(smear), other.predict(smear)
+    assert [(a.image, a.label, a.state) for a in ours] == [
+        (a.image, a.label, a.state) for a in theirs
+    ]
+    assert np.nanmax(np.abs(ours.probabilities - theirs.probabilities)) < 1e-5
+    with ThreadPoolExecutor(4) as pool:  # as the service asks it
+        for found in pool.map(lambda _: other.predict(smear), range(8)):
+            assert (found.probabilities[:3] == theirs.probabilities[:3]).all()
+    with pytest.raises(UnknownNameError, match="openvino"):
+        load(model.bundle.path, engine="openvin")
 
 
 def test_every_kind_of_input_gives_the_same_answer(model: Predictor, smear: Path, tmp_path: Path):

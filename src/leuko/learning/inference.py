@@ -1,4 +1,4 @@
-"""Runs an exported network on cells, without PyTorch: the only door to ONNX Runtime.
+"""Runs an exported network on cells, without PyTorch: the only door to ONNX Runtime and OpenVINO.
 
 Knows cells and answers; knows nothing of classes, temperatures or files.
 """
@@ -6,16 +6,19 @@ Knows cells and answers; knows nothing of classes, temperatures or files.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leuko.engine import count_cores
-from leuko.errors import BundleError
+from leuko.errors import BundleError, MissingExtraError, UnknownNameError, suggest
 from leuko.learning.batches import turn_views
 
-BATCH = 32  # cells at a time; more doesn't run faster on a processor, but takes more memory
+ENGINES = ("onnxruntime", "openvino")
+BATCH = 32  # pictures at a time; more doesn't run faster on a processor, but takes more memory
 INPUT, OUTPUTS = "cells", ("logits", "features")
 MAP = "map"  # a third output, of networks whose features are the mean of one
 
@@ -28,14 +31,26 @@ class ExportedNetwork:
         size: S, the side of the cells.
         classes: K.
         threads: Of one batch; None takes one per core.
+        engine: Of `ENGINES`: what computes. OpenVINO is faster on many processors; answers differ
+            by rounding.
 
     Raises:
+        UnknownNameError: There is no such engine.
+        MissingExtraError: OpenVINO isn't installed.
         BundleError: ONNX Runtime can't load it, or its input and outputs aren't those of Leuko.
     """
 
     def __init__(
-        self, model: bytes, *, size: int, classes: int, threads: int | None = None
+        self,
+        model: bytes,
+        *,
+        size: int,
+        classes: int,
+        threads: int | None = None,
+        engine: str = "onnxruntime",
     ) -> None:
+        if engine not in ENGINES:
+            raise UnknownNameError(f"There is no engine {engine!r}. {suggest(engine, [*ENGINES])}")
         # The official builds send events to their maker, and leave files behind, unless this is
         # set before they are loaded. A laboratory's machine tells nobody what it does.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -55,7 +70,10 @@ class ExportedNetwork:
             ) from None
         self.classes = classes
         self.size = size
+        self.engine = engine
         self.features, self.map = self._check()
+        if engine == "openvino":  # the same model, which was just checked
+            self._session = _OpenVino(model, threads or count_cores())
 
     def answer(
         self, cells: NDArray[np.uint8], *, views: int, batch: int = BATCH
@@ -65,20 +83,21 @@ class ExportedNetwork:
         Args:
             cells: (N, S, S, 3).
             views: 1, or 8 for the mean over quarter turns and mirror images.
-            batch: Cells at a time; it doesn't change the result beyond rounding.
+            batch: Views at a time; it doesn't change the result beyond rounding.
 
         Returns:
             Probabilities (N, K), rows sum to 1; features (N, D), the mean over the views.
         """
         probabilities = np.empty((len(cells), self.classes))
         features = np.empty((len(cells), self.features), np.float32)
-        for start in range(0, len(cells), batch):
-            part = slice(start, start + batch)
-            seen = [
-                self._session.run(OUTPUTS, {INPUT: view}) for view in turn_views(cells[part], views)
-            ]
-            probabilities[part] = np.mean([_softmax(logits) for logits, _ in seen], axis=0)
-            features[part] = np.mean([pooled for _, pooled in seen], axis=0)
+        step = max(1, batch // views)
+        for start in range(0, len(cells), step):
+            part = slice(start, start + step)
+            # All views at once: one cell in eight views takes a fifth less time so.
+            turned = np.concatenate(list(turn_views(cells[part], views)))
+            logits, pooled = self._session.run(OUTPUTS, {INPUT: turned})
+            probabilities[part] = _softmax(logits).reshape(views, -1, self.classes).mean(axis=0)
+            features[part] = pooled.reshape(views, -1, self.features).mean(axis=0)
         return probabilities, features
 
     def look(self, cells: NDArray[np.uint8], *, batch: int = BATCH) -> NDArray[np.float32]:
@@ -124,6 +143,38 @@ class ExportedNetwork:
             f"in, and logits of {self.classes} classes and features out. The parts of this bundle "
             "don't belong together; export it again."
         )
+
+
+class _OpenVino:
+    """Intel's engine, called as ONNX Runtime's is."""
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        try:
+            import openvino  # type: ignore[import-untyped]
+        except ImportError:
+            raise MissingExtraError(
+                "The engine OpenVINO isn't installed: pip install 'leuko[openvino]'"
+            ) from None
+        streams = max(1, count_cores() // threads)  # batches that may run side by side
+        core = openvino.Core()
+        self._compiled: Any = core.compile_model(
+            core.read_model(model),
+            "CPU",
+            {
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": streams * threads,
+                "INFERENCE_PRECISION_HINT": "f32",  # else it may round to half of the digits
+                "ENABLE_CPU_PINNING": False,  # this machine does other things too
+            },
+        )
+        self._requests = threading.local()  # one can't be used by two threads
+
+    def run(self, outputs: Sequence[str], inputs: dict[str, Any]) -> list[Any]:
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        request = self._requests.own
+        request.infer(inputs)
+        return [np.array(request.get_tensor(name).data) for name in outputs]
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -106,6 +106,7 @@ MODEL = {
     "name": "labels",
     "architecture": "efficientnet_b0",
     "classes": ["eosinophil", "lymphocyte"],
+    "engine": "onnxruntime",
     "size": 96,
     "created": "2026-11-25",
     "leuko": "0.1.0",

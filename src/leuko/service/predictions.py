@@ -40,6 +40,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "name": str(facts.training.get("data", {}).get("name", facts.architecture)),
         "architecture": facts.architecture,
         "classes": list(facts.classes),
+        "engine": predictor.bundle.network.engine,
         "size": facts.preprocessing.size,
         "created": facts.created,
         "leuko": facts.leuko,

@@ -1,11 +1,14 @@
 """The queue before the model: bounded, so that who is let in is answered soon, and others at once.
 
-    ask → let in? → read and cut (a few threads) → network (one thread)
+    ask → let in? → a thread per core: read, cut, network, answer
 
-While the network is at work on one request, the next ones are read. How many pictures may wait
-follows from how fast they go on this machine: as many as are begun within the patience of the
-settings. Each request is a batch of its own, so that its answer is the very one that `leuko
-predict` gives, bit by bit, whoever else asks at the time; joined batches would be @@.
+Each request is answered by one thread from end to end, and several requests side by side. That
+costs less than one request on several threads, which wait for each other at each layer; and cells
+of several requests aren't joined to one batch, because a larger batch isn't faster, and because
+then an answer is the very one that the library gives, whoever else asks at the time.
+
+How many pictures may wait follows from how fast they go on this machine: as many as are begun
+within the patience of the settings.
 
 Knows work and time; knows nothing of HTTP.
 """
@@ -21,6 +24,7 @@ from math import ceil
 from time import perf_counter
 from typing import Any, TypeVar
 
+from leuko.engine import count_cores
 from leuko.service.refusals import Refusal
 from leuko.service.settings import ServiceSettings
 from leuko.use.answers import Answer, SetAside
@@ -41,16 +45,14 @@ class _Job:
     Attributes:
         pictures: How many it stands for in the queue.
         size: Bytes it holds.
-        begin: Its first half, in a thread of those that read; None if it has none.
-        end: Its second half, given the result of the first, in the thread of the network.
+        run: Gives the result, in a thread of the queue.
         future: Where the result is waited for; cancelled if nobody waits any more.
         let_in: When.
     """
 
     pictures: int
     size: int
-    begin: Callable[[], Any] | None
-    end: Callable[[Any], Any]
+    run: Callable[[], Any]
     future: Future[Any] = field(default_factory=Future)
     let_in: float = field(default_factory=perf_counter)
 
@@ -77,8 +79,8 @@ class Queue:
         self._waiting = self._bytes = 0
         self._seconds = FIRST_GUESS  # of the whole way, per picture, when there is always another
         self._last = 0.0  # when the last job ended
-        self._readers = ThreadPoolExecutor(settings.decoders, "leuko-read")
-        self._network = ThreadPoolExecutor(1, "leuko-network")
+        self._reading = threading.Semaphore(settings.decoders)
+        self._pool = ThreadPoolExecutor(settings.workers or count_cores(), "leuko-answer")
 
     @property
     def waiting(self) -> int:
@@ -118,14 +120,13 @@ class Queue:
             _Job(
                 len(items),
                 sum(len(item.source) for item in items if isinstance(item.source, bytes)),
-                lambda: self._predictor.prepare(items, scale=scale),
-                lambda prepared: list(self._predictor.conclude(prepared)),
+                lambda: self._predict(items, scale),
             )
         )
         return told
 
     async def run(self, function: Callable[[], Result], pictures: int = 1) -> Result:
-        """Runs other work with the model, in the thread of the network.
+        """Runs other work with the model, in a thread of the queue.
 
         Args:
             function: The work.
@@ -134,13 +135,12 @@ class Queue:
         Raises:
             Refusal: 503, too much is waiting.
         """
-        result: Result = await self._enter(_Job(pictures, 0, None, lambda _: function()))
+        result: Result = await self._enter(_Job(pictures, 0, function))
         return result
 
     def close(self) -> None:
         """Ends the threads; what isn't begun is dropped."""
-        self._readers.shutdown(cancel_futures=True)
-        self._network.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     async def _enter(self, job: _Job) -> Any:
         with self._lock:
@@ -148,10 +148,7 @@ class Queue:
             self._waiting += job.pictures
             self._bytes += job.size
         job.future.add_done_callback(lambda _: self._leave(job))
-        if job.begin is None:
-            self._network.submit(self._end, job, None)
-        else:
-            self._readers.submit(self._begin, job, job.begin)
+        self._pool.submit(self._work, job)
         return await asyncio.wrap_future(job.future)
 
     def _check(self, pictures: int, size: int) -> None:
@@ -171,21 +168,16 @@ class Queue:
             self._waiting -= job.pictures
             self._bytes -= job.size
 
-    def _begin(self, job: _Job, begin: Callable[[], Any]) -> None:
-        if job.future.cancelled():
-            return
-        try:
-            prepared = begin()
-        except BaseException as error:
-            _settle(job.future, error=error)
-            return
-        self._network.submit(self._end, job, prepared)
+    def _predict(self, items: Sequence[Item], scale: float | None) -> Told:
+        with self._reading:  # decoded pictures are large
+            prepared = self._predictor.prepare(items, scale=scale)
+        return list(self._predictor.conclude(prepared))
 
-    def _end(self, job: _Job, prepared: Any) -> None:
+    def _work(self, job: _Job) -> None:
         if job.future.cancelled():
             return
         try:
-            result = job.end(prepared)
+            result = job.run()
         except BaseException as error:
             _settle(job.future, error=error)
             return

@@ -35,6 +35,7 @@ class ServiceSettings:
         longest_queue: Pictures that may wait at most.
         queue_bytes: Bytes of pictures that may wait.
         uploads: Requests with pictures that are received at a time.
+        workers: Requests that are answered at a time; None takes one per core.
         decoders: Pictures that are decoded at a time; each takes up to some hundred megabytes.
         receive_seconds: For the head of a request, and for a body beside what `slowest` allows.
         slowest: Bytes per second below which a client is too slow.
@@ -54,6 +55,7 @@ class ServiceSettings:
     longest_queue: int = 64
     queue_bytes: int = 4 * MAX_BYTES
     uploads: int = 64
+    workers: int | None = None
     decoders: int = 2
     receive_seconds: float = 10.0
     slowest: float = 1 << 16
