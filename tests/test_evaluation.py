@@ -152,7 +152,6 @@ def test_the_numbers_are_those_of_the_bundle_on_the_pictures_of_training(
     ]
 
 
-@pytest.mark.xfail(reason="heat in the corner counts as on the cell in 53 % of the drawn cells")
 def test_a_model_that_looks_elsewhere_is_a_warning(
     model: Predictor, write: Write, said: list[str], monkeypatch
 ):

@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from leuko.data.audit import find_issues
+from leuko.data.leukocytes import CERTAIN
 from leuko.data.manifest import Manifest, hash_data, write_manifest
 from leuko.data.pictures import Cell, cut_cells, locate_cells
 from leuko.data.sources import scan
@@ -48,7 +49,7 @@ from leuko.run import check_run_folder, describe_environment, make_run_folder
 from leuko.storage import write_atomically
 from leuko.use.answers import Answer, write_table
 from leuko.use.maps import map_cells
-from leuko.use.predictor import CERTAIN, Predictor, load
+from leuko.use.predictor import Predictor, load
 from leuko.watcher import Watcher
 
 MODEL = "model"  # the bundle's name in a map of classes

@@ -29,6 +29,7 @@ CUT_OUT = 48.0  # µm: square pictures up to this side were cut around one cell;
 OFF_CENTRE = 8.0  # µm from the middle of such a picture; whatever lies farther is a neighbour
 WINDOW = 20.0  # µm, the side of the square that cut_cell cuts
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
+CERTAIN = 0.5  # score from which a leukocyte in a field counts (results/leukocytes.md)
 THUMBNAIL = 160  # px, the long side at which everything is looked for
 
 LOGARITHM = np.log(np.maximum(np.arange(256, dtype=np.float32), 4))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from leuko.data.image import read_image
 from leuko.data.leukocytes import (
+    CERTAIN,
     WINDOW,
     Leukocyte,
     choose_leukocyte,
@@ -25,7 +26,6 @@ from leuko.data.manifest import Manifest
 from leuko.data.scales import measure_set_scales
 from leuko.engine import count_cores
 
-CERTAIN = 0.5  # score of a leukocyte in a field, as measured in results/leukocytes.md
 SURROUNDINGS = 28.0  # µm, the side of a window in which a cell can be moved, turned and shrunk
 
 

@@ -23,8 +23,8 @@ from leuko.errors import ImageError
 from leuko.service.records import LONGEST_NAME, Box, Machine, clean_text
 from leuko.service.refusals import Refusal
 from leuko.service.shelf import Finding, Picture
-from leuko.use.answers import UNIDENTIFIED
-from leuko.use.predictor import CERTAIN, UNLIKE, decide, find_cells, score_cells
+from leuko.use.answers import REJECTED, UNIDENTIFIED
+from leuko.use.predictor import find_cells, judge_cell, score_cells
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
@@ -199,14 +199,10 @@ def _describe(
     bundle: Bundle, cell: Leukocyte, row: NDArray[np.float64], far: NDArray[np.float64]
 ) -> Machine:
     classes = bundle.facts.classes
-    chosen, state, reason = decide(row, bundle.facts.decision, classes)
-    if far.max() > 1:
-        # Elsewhere it would be rejected. Here a person looks at every doubtful cell, and none may
-        # be lost on the way to their eyes.
-        chosen, state, reason = (), UNIDENTIFIED, UNLIKE[int(far.argmax())]
-    if cell.score < CERTAIN:
-        doubt = "it may be no leukocyte"
-        state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
+    chosen, state, reason = judge_cell(cell, row, far, bundle)
+    if state == REJECTED:
+        # A person looks at every doubtful cell here, and none may be lost on the way to their eyes.
+        state = UNIDENTIFIED
     best = int(row.argmax())
     probabilities = dict(zip(classes, row.tolist(), strict=True))
     return Machine(classes[best], float(row[best]), probabilities, chosen, state, reason)

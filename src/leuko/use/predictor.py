@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.leukocytes import (
+    CERTAIN,
     Leukocyte,
     choose_leukocyte,
     estimate_set_scales,
@@ -43,7 +44,6 @@ from leuko.use.inputs import Item, gather
 from leuko.use.maps import CellMap, map_cells
 
 PART = 64  # pictures that are read while those before them are answered
-CERTAIN = 0.5  # of a leukocyte in a field, as measured in results/leukocytes.md
 NO_CELL = "no leukocyte was found"
 UNLIKE = (
     "the picture is unlike those of stained cells",
@@ -225,9 +225,7 @@ class Predictor:
             rejected too.
         """
         probabilities, features = self.bundle.answer(np.stack(cells))
-        with ThreadPoolExecutor(count_cores()) as pool:
-            portraits = list(pool.map(self._portray, cells))
-        scores = self._score(portraits, features)
+        scores = score_cells(self.bundle, cells, features)
         rows = zip(images, leukocytes, probabilities, scores, strict=True)
         answers = [
             self._describe(image, 1, cell, p, outlier)
@@ -291,26 +289,7 @@ class Predictor:
 
     def _look_at(self, picture: Pixels, cell: Leukocyte) -> _Found:
         pixels = self.bundle.facts.preprocessing.cut(picture, cell)
-        return _Found(cell, pixels, self._portray(pixels))
-
-    def _portray(self, pixels: Pixels) -> NDArray[np.float32] | None:
-        if self.bundle.reference is None:
-            return None
-        from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
-
-        return describe_cell(pixels)
-
-    def _score(
-        self,
-        portraits: Sequence[NDArray[np.float32] | None],
-        features: NDArray[np.float32],
-    ) -> NDArray[np.float64]:
-        """How far cells lie from what is known, (N, 2), see `Bundle.score_outliers`."""
-        there = [portrait for portrait in portraits if portrait is not None]
-        described = np.stack(there) if there else np.zeros((0, 1), np.float32)
-        if not len(features):
-            return np.zeros((0, 2))
-        return self.bundle.score_outliers(described, features)
+        return _Found(cell, pixels, portray(self.bundle, pixels))
 
     def _answer(
         self, items: Sequence[Item], ready: Sequence[list[_Found] | SetAside]
@@ -321,7 +300,7 @@ class Predictor:
         pixels = [found.pixels for found in cells]
         stacked = np.stack(pixels) if cells else np.zeros((0, size, size, 3), np.uint8)
         probabilities, features = self.bundle.answer(stacked)
-        scores = self._score([found.portrait for found in cells], features)
+        scores = score(self.bundle, [found.portrait for found in cells], features)
         rows = iter(zip(probabilities, scores, strict=True))
         for item, one in zip(items, ready, strict=True):
             if isinstance(one, SetAside):
@@ -343,33 +322,14 @@ class Predictor:
     ) -> Answer:
         x0, y0, x1, y1 = (round(float(side), 1) for side in (cell.x0, cell.y0, cell.x1, cell.y1))
         place = Answer(image=image, cell=number, box=(x0, y0, x1, y1))
-        if scores.max() > 1:
-            # No class, however probable: the network was never asked about such things.
-            return replace(place, reason=UNLIKE[int(scores.argmax())])
-        chosen, state, reason = decide(probabilities, self.bundle.facts.decision, self.classes)
-        if cell.score < CERTAIN:
-            doubt = "it may be no leukocyte"
-            state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
+        chosen, state, reason = judge_cell(cell, probabilities, scores, self.bundle)
+        if state == REJECTED:  # no class, however probable
+            return replace(place, reason=reason)
         best = int(probabilities.argmax())
         return replace(
             place, label=self.classes[best], probability=float(probabilities[best]),
             probabilities=tuple(probabilities.tolist()), set=chosen, state=state, reason=reason,
         )  # fmt: skip
-
-
-def score_cells(
-    bundle: Bundle, cells: NDArray[np.uint8], features: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """How far cells (N, S, S, 3) and their features lie from what is known, as shares of limits.
-
-    Returns:
-        (N, 2), see `Bundle.score_outliers`.
-    """
-    if bundle.reference is None:
-        return np.zeros((len(cells), 2))
-    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
-
-    return bundle.score_outliers(np.stack([describe_cell(cell) for cell in cells]), features)
 
 
 def load(
@@ -428,6 +388,66 @@ def find_cells(picture: Pixels, scale: float) -> list[Leukocyte]:
         chosen = choose_leukocyte(found, picture)
         return [chosen] if chosen.score > 0 else []
     return [cell for cell in found if cell.score >= CERTAIN] or found[:1]
+
+
+def portray(bundle: Bundle, cell: Pixels) -> NDArray[np.float32] | None:
+    """The portrait of a cell (S, S, 3), if the bundle compares portraits."""
+    if bundle.reference is None:
+        return None
+    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
+
+    return describe_cell(cell)
+
+
+def score(
+    bundle: Bundle,
+    portraits: Sequence[NDArray[np.float32] | None],
+    features: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """How far cells lie from what is known, (N, 2), see `Bundle.score_outliers`.
+
+    Args:
+        bundle: Whose reference counts.
+        portraits: N, from `portray`.
+        features: (N, D), from `Bundle.answer`.
+    """
+    there = [portrait for portrait in portraits if portrait is not None]
+    if not there:
+        return np.zeros((len(features), 2))
+    return bundle.score_outliers(np.stack(there), features)
+
+
+def score_cells(
+    bundle: Bundle, cells: Iterable[Pixels], features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """As `score`, for N cells (S, S, 3) whose portraits aren't at hand."""
+    with ThreadPoolExecutor(count_cores()) as pool:
+        portraits = list(pool.map(lambda cell: portray(bundle, cell), cells))
+    return score(bundle, portraits, features)
+
+
+def judge_cell(
+    cell: Leukocyte,
+    probabilities: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    bundle: Bundle,
+) -> tuple[tuple[str, ...], str, str]:
+    """All that there is to say of a cell beside its class: set, state, reason as in `decide`.
+
+    Args:
+        cell: As it was found; below a score of 0.5 it may be no leukocyte.
+        probabilities: (K,), calibrated.
+        scores: (2,) from `score`; above 1 the network was never asked about such things, and it
+            is rejected, however probable a class may be.
+        bundle: Whose classes and decision count.
+    """
+    if scores.max() > 1:
+        return (), REJECTED, UNLIKE[int(scores.argmax())]
+    chosen, state, reason = decide(probabilities, bundle.facts.decision, bundle.facts.classes)
+    if cell.score < CERTAIN:
+        doubt = "it may be no leukocyte"
+        state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
+    return chosen, state, reason
 
 
 def decide(
