@@ -200,8 +200,15 @@ def main() -> None:
     fields, boxes = read_fields(manifest, drawn, cells.images)
     whole = []
     for name, network in networks.items():
-        whole += tell(f"{name}, start", look(network, fields, 1), boxes, cells.groups)
-        print(whole[-2], flush=True)
+        known = find_start(name).classes
+        labelled = np.array([known.index(label.lower()) for label in cells.labels])
+        answered = predict(network, fields, views=1, batch=16).argmax(axis=1)
+        commonest = known[int(np.bincount(answered).argmax())]
+        for classes, what in ((labelled, "labelled"), (answered, f"answered: most {commonest}")):
+            maps = explain(network, fields, classes, views=1, batch=16)
+            assert maps is not None
+            whole += tell(f"{name}, {what}", maps, boxes, cells.groups)
+            print(whole[-2], flush=True)
     planted = []
     for name in ("resnet18", "alexnet"):
         for marked in (True, False):
@@ -223,7 +230,11 @@ def main() -> None:
         f"## Whole fields at the scale of the cells, {fields.shape[2]} × {fields.shape[1]} pixels",
         "",
         "The same starts, run over whole fields that they were not made for: here the cell may be "
-        "anywhere, and the middle helps nobody. One view; the cell is every drawn leukocyte.", "",
+        "anywhere, and the middle helps nobody. One view; the cell is every drawn leukocyte. "
+        "*Labelled*: the map of the class that the field is labelled as, that is, where the "
+        "network sees this class. *Answered*: the map of the class that the network names for the "
+        "whole field, of which red cells and platelets are the most part; these rows were made "
+        "first, and the others when they turned out to point at those.", "",
         *HEAD, *whole, "",
         "## A planted mark", "",
         "80 neutrophils and eosinophils to train on from the starts, 80 to judge. Planted: labels "
