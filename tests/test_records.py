@@ -29,7 +29,6 @@ from leuko.service.records import (
     begin_cell,
     check_wish,
     clean_text,
-    count_cells,
     hinder_signature,
     replay,
 )  # fmt: skip
@@ -260,9 +259,7 @@ def test_a_signature_waits_for_doubtful_cells():
     assert hinder_signature(reader.review, leave_unidentified=True) == []
     reader.do(DELETE, (0, 1, 2))
     assert "No cell is counted" in hinder_signature(reader.review, leave_unidentified=False)[0]
-    assert count_cells(reader.review.cells.values()) == {
-        "counted": 0, "unidentified": 0, "rejected": 1, "deleted": 63, "reviewed": 0,
-    }  # fmt: skip
+    assert not any(cell.counted for cell in reader.review.cells.values())
 
 
 @given(st.text(max_size=300))

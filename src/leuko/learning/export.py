@@ -182,7 +182,8 @@ def _join(network: nn.Module, size: int) -> Any:
         _take_out(body, pools[-1])
         flat = body(images)
     if flat.shape != seen[0].flatten(1).shape:  # it takes more than the pooling's result
-        return Exported(_put_back(body, pools[-1], pool), None, head)
+        _replace(body, pools[-1], pool)
+        return Exported(body, None, head)
     whole = Exported(body, pool, head)
     whole.shape = tuple(seen[0].shape[1:])
     return whole
@@ -193,14 +194,13 @@ def _take_out(network: nn.Module, name: str) -> nn.Module:
     from torch import nn
 
     layer = network.get_submodule(name)
-    _put_back(network, name, nn.Identity())
+    _replace(network, name, nn.Identity())
     return layer
 
 
-def _put_back(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     above, _, last = name.rpartition(".")
     setattr(network.get_submodule(above), last, layer)
-    return network
 
 
 def _check_extras() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leuko.service.refusals import Refusal
-from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
+from leuko.use.answers import PRE_CLASSIFIED, UNIDENTIFIED
 
 REVIEWED = "reviewed"
 COUNTED = (PRE_CLASSIFIED, REVIEWED)  # states of cells that a differential counts
@@ -380,19 +380,6 @@ def hinder_signature(review: Review, *, leave_unidentified: bool) -> list[str]:
     if not any(cell.counted for cell in review.cells.values()):
         reasons.append("No cell is counted. Add fields that show leukocytes, or label cells.")
     return reasons
-
-
-def count_cells(cells: Iterable[Cell]) -> dict[str, int]:
-    """Cells that count, unidentified, rejected and deleted ones."""
-    numbers = {"counted": 0, UNIDENTIFIED: 0, REJECTED: 0, "deleted": 0, REVIEWED: 0}
-    for cell in cells:
-        if cell.deleted:
-            numbers["deleted"] += 1
-            continue
-        numbers["counted"] += cell.counted
-        if cell.state in (UNIDENTIFIED, REJECTED, REVIEWED):
-            numbers[cell.state] += 1
-    return numbers
 
 
 def clean_text(text: str, longest: int) -> str:

@@ -35,9 +35,9 @@ class Answer:
         image: Name of the picture.
         cell: Number within the picture, from 1 for the most certain; None without a cell.
         box: x0, y0, x1, y1 of the whole cell in px; None without a cell.
-        label: The likeliest class. It is only as good as `state` says; None without a cell.
-        probability: Of that class, calibrated.
-        probabilities: (K,) of all classes; None without a cell.
+        label: The likeliest class. It is only as good as `state` says; None if it was rejected.
+        probability: Of that class, calibrated; None if it was rejected.
+        probabilities: (K,) of all classes; None if it was rejected.
         set: Classes that can't be excluded at the bundle's coverage, the likeliest first; empty
             where the bundle has no thresholds too.
         state: ``pre-classified``, ``unidentified`` or ``rejected``.
