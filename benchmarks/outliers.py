@@ -132,8 +132,8 @@ def main(run: Path, data: Path) -> None:
         "features comes from one half of them and is applied to the other; by portraits alone "
         f"{(home['portraits, Mahalanobis'] > limits.portraits).mean():.1%}. Of the "
         f"{kaggle.sum()} of the Kaggle set among them {(shares[kaggle] > 1).mean():.1%} "
-        f"({there.low:.1%}-{there.high:.1%}), perhaps because few of the training cells were of its kind. `leuko "
-        "adapt` adds the cells of another microscope to those that are known; what that gives "
+        f"({there.low:.1%}-{there.high:.1%}), perhaps because few of the "
+        "training cells were of its kind. `leuko adapt` adds the cells of another microscope to those that are known; what that gives "
         "isn't measured.",
     ]
     write_results("outliers.md", [*head("Telling what is no cell", COMMAND), *lines])
