@@ -133,8 +133,8 @@ def main(run: Path, data: Path) -> None:
         f"{(home['portraits, Mahalanobis'] > limits.portraits).mean():.1%}. Of the "
         f"{kaggle.sum()} of the Kaggle set among them {(shares[kaggle] > 1).mean():.1%} "
         f"({there.low:.1%}-{there.high:.1%}), perhaps because few of the "
-        "training cells were of its kind. `leuko adapt` adds the cells of another microscope to those that are known; what that gives "
-        "isn't measured.",
+        "training cells were of its kind. `leuko adapt` adds the cells of another microscope to "
+        "those that are known; what that gives isn't measured.",
     ]
     write_results("outliers.md", [*head("Telling what is no cell", COMMAND), *lines])
 
