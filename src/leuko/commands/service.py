@@ -37,7 +37,7 @@ def serve(
     model:
         A bundle that leuko train wrote. [default: the one that ships with Leuko]
     engine:
-        onnxruntime, or openvino: two to three times as fast on many processors (needs
+        onnxruntime, or openvino: often faster; answers differ by rounding (needs
         leuko[openvino]).
     store:
         Where slides are kept: a file, or postgresql://… [default: leuko.db of this user]

@@ -31,8 +31,7 @@ class ExportedNetwork:
         size: S, the side of the cells.
         classes: K.
         threads: Of one batch; None takes one per core.
-        engine: Of `ENGINES`: what computes. OpenVINO is faster on many processors; answers differ
-            by rounding.
+        engine: Of `ENGINES`: what computes. OpenVINO is often faster; answers differ by rounding.
 
     Raises:
         UnknownNameError: There is no such engine.
