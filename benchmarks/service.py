@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, UploadFile
 
+from provenance import head
+
 CLIENTS = (1, 4, 16, 64, 200)
 TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
 
@@ -473,7 +475,8 @@ def measure_start(repeats: int) -> list[tuple[float, float]]:
 def write_report(facts: dict[str, Any]) -> str:
     load, lines = facts["load"], []
     add: Callable[[str], None] = lines.append
-    add("# The service under load and abuse\n")
+    command = "uv run python benchmarks/service.py ../shared/data/pbc --litserve FOLDER"
+    lines += head("The service under load and abuse", f"{command} --out results/service.md")
     add(f"Made by `benchmarks/service.py` in {facts['minutes']:.0f} minutes on {facts['cores']} "
         f"cores, which the client shared; load of the machine by others at the start: "
         f"{facts['load_before']:.1f}. The shipped model ({facts['model']}), "

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from leuko.data.audit import find_issues
 from leuko.data.leukocytes import CERTAIN
-from leuko.data.manifest import Manifest, hash_data, write_manifest
+from leuko.data.manifest import Manifest, hash_data, sort_labels, write_manifest
 from leuko.data.pictures import Cell, cut_cells, locate_cells
 from leuko.data.sources import scan
 from leuko.data.vocabulary import Naming, Vocabulary, match_classes, parse_naming
@@ -193,7 +193,7 @@ def _gather(model: Predictor, manifest: Manifest, name: str, naming: Naming | No
         DataError: No image is left of a class that the model knows.
         UnknownNameError: The map names what there isn't.
     """
-    labels, aside = _sort_images(manifest)
+    labels, aside = sort_labels(manifest)
     name = name if name != MODEL else "data"
     own = sorted(set(labels.values()))
     # The model comes first, so that a class is called as the model calls it.
@@ -208,41 +208,6 @@ def _gather(model: Predictor, manifest: Manifest, name: str, naming: Naming | No
             f"[{MODEL}]."
         )
     return _Set(name, manifest, labels, aside, vocabulary)
-
-
-def _sort_images(manifest: Manifest) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """What each image shows, and those of which that can't be said."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in manifest.table.iter_rows(named=True):
-        rows.setdefault(row["image"], []).append(row)
-    labels: dict[str, str] = {}
-    aside: list[dict[str, str]] = []
-    for image, same in rows.items():
-        fault = _find_fault(same)
-        if fault is None:
-            labels[image] = next(row["label"] for row in same if row["label"] is not None)
-        else:
-            aside.append({"image": image, "reason": fault[0], "detail": fault[1]})
-    return labels, aside
-
-
-def _find_fault(rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
-    """Why an image can't be judged: a code and a sentence; None if it can."""
-    codes = [code for row in rows for code in row["issues"] or ()]
-    unreadable = [code for code in codes if code.startswith("unreadable:")]
-    if unreadable:
-        reason = unreadable[0].removeprefix("unreadable:")
-        return reason, f"the file can't be read ({reason})"
-    if all(row["path"] is None for row in rows):
-        return "no_image", "there is no such file"
-    named = [row["labels"] for row in rows if row["labels"]]
-    several = [labels for labels in named if len(labels) > 1]
-    if several:
-        return "many_labels", f"it has {len(several[0])} labels: {', '.join(several[0])}"
-    single = sorted({labels[0] for labels in named})
-    if len(single) > 1:
-        return "label_conflict", f"its rows contradict each other: {', '.join(single)}"
-    return None if single else ("no_label", "it has no label")
 
 
 def _group(manifest: Manifest, groups: str, workers: int | None, watcher: Watcher) -> Manifest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,46 @@ def hash_data(manifest: Manifest) -> str:
     """One SHA-256 for what a set says and holds: ids, bytes, labels, groups, parts."""
     text = json.dumps(sorted(list_facts(manifest), key=repr), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sort_labels(manifest: Manifest) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """What each image shows, and those of which that can't be said.
+
+    Returns:
+        The one label of each image that has one and can be read; and of every other image
+        ``image``, ``reason`` (a code) and ``detail`` (a sentence).
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in manifest.table.iter_rows(named=True):
+        rows.setdefault(row["image"], []).append(row)
+    labels: dict[str, str] = {}
+    aside: list[dict[str, str]] = []
+    for image, same in rows.items():
+        fault = _find_fault(same)
+        if fault is None:
+            labels[image] = next(row["label"] for row in same if row["label"] is not None)
+        else:
+            aside.append({"image": image, "reason": fault[0], "detail": fault[1]})
+    return labels, aside
+
+
+def _find_fault(rows: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+    """Why an image can't be judged: a code and a sentence; None if it can."""
+    codes = [code for row in rows for code in row["issues"] or ()]
+    unreadable = [code for code in codes if code.startswith("unreadable:")]
+    if unreadable:
+        reason = unreadable[0].removeprefix("unreadable:")
+        return reason, f"the file can't be read ({reason})"
+    if all(row["path"] is None for row in rows):
+        return "no_image", "there is no such file"
+    named = [row["labels"] for row in rows if row["labels"]]
+    several = [labels for labels in named if len(labels) > 1]
+    if several:
+        return "many_labels", f"it has {len(several[0])} labels: {', '.join(several[0])}"
+    single = sorted({labels[0] for labels in named})
+    if len(single) > 1:
+        return "label_conflict", f"its rows contradict each other: {', '.join(single)}"
+    return None if single else ("no_label", "it has no label")
 
 
 def _check_schema(table: pl.DataFrame, where: str) -> None:
