@@ -25,8 +25,8 @@ from leuko.learning.card import write_card
 from leuko.learning.export import export_network
 from leuko.learning.facts import Outliers
 from leuko.learning.parts import read_tensors, write_sums, write_tensors
-from leuko.use.answers import REJECTED
-from leuko.use.predictor import Predictor
+from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
+from leuko.use.predictor import STRANGE, UNLIKE, Predictor, judge_cell
 from small_bundle import SIZE, make_facts, make_network, state
 
 KINDS = ("EOSINOPHIL", "LYMPHOCYTE", "NEUTROPHIL")
@@ -118,6 +118,21 @@ def test_noise_gets_no_class_and_a_cell_does(bundled: Path):
         assert (answer.state, answer.label, answer.probabilities) == (REJECTED, None, None)
         assert answer.reason
     assert probabilities.shape == (20, 3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "state", "reason"),
+    [((0.9, 0.9), None, ""), ((1.1, 0.9), REJECTED, UNLIKE), ((0.9, 1.1), UNIDENTIFIED, STRANGE)],
+)
+def test_a_strange_picture_is_rejected_and_a_strange_cell_left_to_a_person(
+    bundled: Path, scores: tuple[float, float], state: str | None, reason: str
+):
+    bundle = load_bundle(bundled, threads=1)
+    sure = np.array([0.98, 0.01, 0.01])
+    cell = Leukocyte(0.0, 0.0, 32.0, 32.0, score=1.0, scale=1.6)
+    chosen, found, why = judge_cell(cell, sure, np.array(scores), bundle)
+    assert (found, why) == (state or PRE_CLASSIFIED, reason)
+    assert chosen == (() if state == REJECTED else (bundle.facts.classes[0],))
 
 
 def test_a_changed_or_missing_reference_is_refused(bundled: Path, tmp_path: Path):

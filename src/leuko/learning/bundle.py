@@ -108,7 +108,8 @@ class Bundle:
             features: (N, D) from `answer`.
 
         Returns:
-            (N, 2) for portraits and features; above 1 it is no cell that the model can know.
+            (N, 2) for portraits and features; above 1 it is no picture of a stained
+                cell, or none of a cell that the model can know.
             All 0 without a reference.
         """
         limits = self.facts.decision.outliers

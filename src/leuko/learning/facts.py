@@ -53,11 +53,11 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Outliers:
-    """Beyond which scores of `leuko.judgement.outliers` something is no cell that is known.
+    """Limits for the scores of `leuko.judgement.outliers`.
 
     Attributes:
-        portraits: Limit for what a picture is like.
-        features: Limit for what the network makes of it.
+        portraits: Beyond it a picture is none of a stained cell, and is rejected.
+        features: Beyond it the network knows nothing like it, and the cell stays unidentified.
     """
 
     portraits: float
@@ -74,7 +74,7 @@ class Decision:
         coverage: That the sets of classes were made for; None without thresholds.
         thresholds: Least probability with which each class is in the set; None without.
         cells: Cells of each class that the thresholds come from; None without.
-        outliers: Limits beyond which a picture is rejected; they belong to
+        outliers: Limits for what is no cell, or none that is known; they belong to
             ``reference.safetensors``. None without.
     """
 

@@ -45,10 +45,8 @@ from leuko.use.maps import CellMap, map_cells
 
 PART = 64  # pictures that are read while those before them are answered
 NO_CELL = "no leukocyte was found"
-UNLIKE = (
-    "the picture is unlike those of stained cells",
-    "the network takes it for nothing that it was trained on",
-)
+UNLIKE = "the picture is unlike those of stained cells"
+STRANGE = "the network takes it for nothing that it was trained on"
 
 Pixels = NDArray[np.uint8]
 Scales = dict[tuple[int, int], float]
@@ -437,17 +435,21 @@ def judge_cell(
     Args:
         cell: As it was found; below a score of 0.5 it may be no leukocyte.
         probabilities: (K,), calibrated.
-        scores: (2,) from `score`; above 1 the network was never asked about such things, and it
-            is rejected, however probable a class may be.
+        scores: (2,) from `score`. If the first is above 1, the picture is none of a stained cell,
+            and it is rejected, however probable a class may be. If the second is, the network
+            knows nothing like it: another kind of cell, or one of another microscope. That is for
+            a person to tell, so it stays unidentified.
         bundle: Whose classes and decision count.
     """
-    if scores.max() > 1:
-        return (), REJECTED, UNLIKE[int(scores.argmax())]
+    if scores[0] > 1:
+        return (), REJECTED, UNLIKE
     chosen, state, reason = decide(probabilities, bundle.facts.decision, bundle.facts.classes)
+    doubts = [reason] if reason else []
+    if scores[1] > 1:
+        doubts.append(STRANGE)
     if cell.score < CERTAIN:
-        doubt = "it may be no leukocyte"
-        state, reason = UNIDENTIFIED, f"{reason}; {doubt}" if reason else doubt
-    return chosen, state, reason
+        doubts.append("it may be no leukocyte")
+    return chosen, UNIDENTIFIED if doubts else state, "; ".join(doubts)
 
 
 def decide(
