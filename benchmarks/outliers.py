@@ -139,8 +139,8 @@ def main(run: Path, data: Path) -> None:
         f"Of the {kaggle.sum()} of the Kaggle set among them "
         f"{tell(states[kaggle] == REJECTED)} are rejected, and {tell(strange[kaggle])} lie beyond "
         "one of the two. In a first form both limits rejected: 95.0 % of the test kinds, and "
-        "every sixth cell of the Kaggle set, too many. Therefore what only the features find strange is left to a person now, whatever "
-        "that does to the figures above.",
+        "every sixth cell of the Kaggle set, too many. Therefore what only the features find "
+        "strange is left to a person now, whatever that does to the figures above.",
     ]
     write_results("outliers.md", [*head("Telling what is no cell", COMMAND), *lines])
 
