@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leuko.judgement.findings import disputes, percent
-from leuko.judgement.report import Run, read_run
+from leuko.judgement.finished_run import Run, read_run
 from leuko.judgement.second_opinion import hear_opinions
 from provenance import head, write_results
 

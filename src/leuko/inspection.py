@@ -26,7 +26,7 @@ from leuko.data.sources import scan
 from leuko.engine import count_cores, refuse_in_worker
 from leuko.errors import DataError, MissingExtraError, SettingsError
 from leuko.judgement.audit_page import write_audit_page
-from leuko.judgement.report import read_run
+from leuko.judgement.finished_run import read_run
 from leuko.judgement.second_opinion import describe_disputes, hear_opinions
 from leuko.learning.doubts import Doubts, find_doubts
 from leuko.learning.fit import FitSettings

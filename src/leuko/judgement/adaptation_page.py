@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.judgement.report import embed_figure, fill_template
+from leuko.judgement.page import embed_figure, fill_template
 from leuko.storage import explain_storage_faults, write_atomically
 
 

@@ -21,7 +21,7 @@ from leuko.data.manifest import Manifest
 from leuko.errors import UnknownNameError, suggest
 from leuko.judgement.album import Album, Box, Shot
 from leuko.judgement.findings import disputes, listing, quantity
-from leuko.judgement.report import embed_figure, fill_template, flatten
+from leuko.judgement.page import embed_figure, fill_template, flatten
 from leuko.storage import write_atomically
 
 Leukocytes = Mapping[str, Sequence[tuple[float, float, float, float, float]]]

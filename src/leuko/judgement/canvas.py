@@ -189,3 +189,8 @@ def pale(colour: str, strength: float) -> tuple[float, float, float]:
     """The colour mixed with white; ``strength`` 1 leaves it as it is."""
     r, g, b = (1 - strength * (1 - part) for part in to_rgb(colour))
     return r, g, b
+
+
+def write_number(value: float | None, digits: int) -> str:
+    """With so many decimals; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

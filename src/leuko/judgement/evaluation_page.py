@@ -18,8 +18,8 @@ from leuko.judgement import findings
 from leuko.judgement.evaluation import METRICS, OWN, PLAIN, STATES
 from leuko.judgement.evaluation_findings import tell_evaluation, tell_set
 from leuko.judgement.metrics import ReliabilityCurve
+from leuko.judgement.page import embed_figure, fill_template, flatten
 from leuko.judgement.pointing import describe_aim
-from leuko.judgement.report import embed_figure, fill_template, flatten
 from leuko.storage import explain_storage_faults, write_atomically
 
 if TYPE_CHECKING:

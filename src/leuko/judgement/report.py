@@ -7,15 +7,8 @@ from data passes through an escaping template.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import shlex
 import tomllib
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +20,17 @@ from leuko.errors import DataError
 from leuko.judgement import findings
 from leuko.judgement.attention import read_study_maps
 from leuko.judgement.explanation import draw_map
+from leuko.judgement.finished_run import Run, read_run
 from leuko.judgement.metrics import BINS, reliability_curve
+from leuko.judgement.page import (
+    describe_command,
+    describe_protocol,
+    embed_figure,
+    fill_template,
+    flatten,
+    hash_files,
+    write_value,
+)
 from leuko.judgement.pointing import ELSEWHERE, describe_aim
 from leuko.storage import explain_storage_faults, write_atomically
 
@@ -38,125 +41,11 @@ if TYPE_CHECKING:
     from leuko.judgement.plots import Stage
 
 T = TypeVar("T")
-COLUMNS = {
-    "manifest.parquet": ("image", "label", "issues"),
-    "splits.parquet": ("repeat", "fold", "image", "part"),
-    "history.parquet": ("model", "repeat", "fold", "epoch", "loss", "accuracy"),
-    "predictions.parquet": ("model", "repeat", "image", "label"),
-}
 HASHED = ("config.toml", "manifest.parquet", "ledger.json", "splits.parquet", "cells.npz",
           "maps.npz", "history.parquet", "predictions.parquet", "results.json")  # fmt: skip
 MOST_MISTAKES = 15
 MOST_DISPUTED = 30
 MOST_LOOKS = 5  # cells in a row
-LARGEST_SVG = 400_000  # bytes; above, the PNG goes into the page
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a finished run folder holds, checked.
-
-    Attributes:
-        folder: Where it lies.
-        results: ``results.json``.
-        environment: ``environment.json``.
-        config: ``config.toml`` as text.
-        steps: The ledger's steps, in order.
-        manifest, splits, history, predictions: The tables of the same names.
-        images: Ids of the pictures in ``cells``, (N,).
-        cells: (N, S, S, 3) uint8, as the networks saw them.
-    """
-
-    folder: Path
-    results: dict[str, Any]
-    environment: dict[str, Any]
-    config: str
-    steps: list[dict[str, Any]]
-    manifest: pl.DataFrame
-    splits: pl.DataFrame
-    history: pl.DataFrame
-    predictions: pl.DataFrame
-    images: list[str]
-    cells: NDArray[np.uint8]
-
-    @cached_property
-    def classes(self) -> list[str]:
-        """The classes that were trained, in the order of ``results.json``."""
-        return list(self.results["data"]["classes"])
-
-    @cached_property
-    def found(self) -> list[str]:
-        """Every class there ever was: the trained ones first, then those dropped in cleaning."""
-        before = self.steps[0]["counts_before"] if self.steps else {}
-        return [*self.classes, *(c for c in before if c not in self.classes)]
-
-    @cached_property
-    def models(self) -> list[str]:
-        """The trained models, in the order of ``results.json``."""
-        return list(self.results["models"])
-
-
-def read_run(folder: Path) -> Run:
-    """Reads a finished run folder.
-
-    Raises:
-        DataError: A file is missing, broken or lacks a column; the message names it.
-    """
-    results = _read(folder, "results.json", lambda p: json.loads(p.read_text("utf-8")))
-    _check_keys(folder / "results.json", results, ("data", "protocol", "baselines", "models",
-                                                   "pairs", "best"))  # fmt: skip
-    ledger = _read(folder, "ledger.json", lambda p: json.loads(p.read_text("utf-8")))
-    _check_keys(folder / "ledger.json", ledger, ("steps",))
-    tables = {name: _read(folder, name, pl.read_parquet) for name in COLUMNS}
-    for name, table in tables.items():
-        _check_keys(folder / name, table.columns, COLUMNS[name])
-    wanted = [f"p_{c}" for c in results["data"]["classes"]]
-    _check_keys(folder / "predictions.parquet", tables["predictions.parquet"].columns, wanted)
-    images, cells = _read(folder, "cells.npz", _read_cells)
-    config = _read(folder, "config.toml", lambda p: p.read_text("utf-8"))
-    return Run(
-        folder=folder, results=results, config=config, steps=list(ledger["steps"]),
-        environment=_read(folder, "environment.json", lambda p: json.loads(p.read_text("utf-8"))),
-        manifest=tables["manifest.parquet"], splits=tables["splits.parquet"],
-        history=tables["history.parquet"], predictions=tables["predictions.parquet"],
-        images=images, cells=cells,
-    )  # fmt: skip
-
-
-def _read(folder: Path, name: str, read: Callable[[Path], T]) -> T:
-    """Reads one file of the run, or says which one is missing or broken."""
-    path = folder / name
-    try:
-        return read(path)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing. Expected a finished run folder of leuko compare. Finish the run "
-            f"with: leuko compare --resume {folder}"
-        ) from error
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} can't be read ({type(error).__name__}: {error}). Expected the file as leuko "
-            f"compare wrote it. Restore it, or write it again with: leuko compare --resume {folder}"
-        ) from error
-
-
-def _read_cells(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
-    with np.load(path, allow_pickle=False) as file:
-        images, cells = [str(i) for i in file["image"]], file["cells"]
-    if cells.ndim != 4 or cells.shape[-1] != 3 or cells.dtype != np.uint8:
-        raise ValueError(f"cells has the shape {cells.shape}; expected (N, S, S, 3) uint8")
-    if len(images) != len(cells):
-        raise ValueError(f"{len(images)} ids for {len(cells)} cells")
-    return images, cells
-
-
-def _check_keys(path: Path, found: Any, wanted: tuple[str, ...] | list[str]) -> None:
-    lacking = [k for k in wanted if k not in found]
-    if lacking:
-        raise DataError(
-            f"{path} lacks {findings.listing(lacking)}. Expected a run folder of this version of "
-            "Leuko. Repeat the run, or make the report with the version that wrote it."
-        )
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -367,36 +256,8 @@ def write_report(run: Path) -> Path:
         return write_atomically(path, page)
 
 
-def embed_figure(png: Path, svg: Path) -> str:
-    """The figure as a data URI: the drawing, unless it is so large that the picture is better."""
-    small = svg.stat().st_size <= max(LARGEST_SVG, png.stat().st_size)
-    pixels = b"data:image/png;base64" in svg.read_bytes()
-    source, kind = (svg, "svg+xml") if small and not pixels else (png, "png")
-    return f"data:image/{kind};base64," + base64.b64encode(source.read_bytes()).decode("ascii")
-
-
 def _render(run: Run, pictures: Mapping[str, str]) -> str:
     return fill_template("report.html.j2", {**_facts(run), "figures": pictures})
-
-
-def fill_template(name: str, facts: Mapping[str, Any]) -> str:
-    """Fills a template of ``templates/``; autoescape is on for everything.
-
-    Args:
-        name: File name of the template.
-        facts: Everything that it shows; to leave out a name that it uses is an error.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("leuko.judgement", "templates"),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
-        percent=findings.percent, points=findings.points, number=_number, count=_count, p=_p_value
-    )
-    environment.globals.update(triple=findings.triple, quantity=findings.quantity)
-    return environment.get_template(name).render(facts)
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -420,7 +281,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "steps": run.steps, "stages": _stages(run), "found": run.found,
         "folds": _fold_sizes(run), "protocol_rows": [
             *describe_protocol(protocol),
-            ("rule for the best", _text(results.get("best_rule") or "not recorded")),
+            ("rule for the best", write_value(results.get("best_rule") or "not recorded")),
         ],
         "environment": flatten({k: v for k, v in run.environment.items() if k != "command"}),
         "times": flatten(results.get("times") or {}), "config": run.config,
@@ -448,12 +309,6 @@ def _title(results: Mapping[str, Any]) -> str:
     return f"{findings.listing(models)} on {name}" if len(models) <= 4 else (
         f"{len(models)} networks on {name}"
     )  # fmt: skip
-
-
-def describe_command(environment: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """The command of the run as a person would type it; empty if it was not recorded."""
-    command = environment.get("command") or results["protocol"].get("command") or ""
-    return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -493,75 +348,3 @@ def _fold_sizes(run: Run) -> list[dict[str, Any]]:
             "test": test.height, "counts": [int(counts.get(c, 0)) for c in run.classes],
         })  # fmt: skip
     return rows
-
-
-PROTOCOL_NAMES = {
-    "folds": "folds", "repeats": "repeats", "groups": "kept together in a split", "view": "view",
-    "size": "picture side, pixels", "seed": "seed", "recipe": "cleaning recipe",
-    "init": "weights at the start", "epochs": "epochs", "models": "models",
-    "threads": "threads",
-}  # fmt: skip
-
-
-def describe_protocol(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The whole protocol, known settings first and by their words, then the rest by its names."""
-    order = [*(k for k in PROTOCOL_NAMES if k in protocol)]
-    order += [k for k in protocol if k not in PROTOCOL_NAMES and k != "command"]
-    rows = []
-    for key in order:
-        name = PROTOCOL_NAMES.get(key, key.replace("_", " "))
-        value = protocol[key]
-        if isinstance(value, dict):
-            rows += [(f"{name}: {k}", v) for k, v in flatten(value)]
-        else:
-            rows.append((name, _text(value)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    """A value of JSON as a person reads it."""
-    if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "none"
-    if value is None or isinstance(value, bool):
-        return {None: "–", True: "yes", False: "no"}[value]
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def flatten(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as rows of name and text."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{above} · {key}" if above else str(key)
-        if isinstance(value, dict):
-            rows += flatten(value, name)
-        else:
-            rows.append((name.replace("_", " "), _text(value)))
-    return rows
-
-
-def hash_files(folder: Path, files: Sequence[str]) -> list[tuple[str, str]]:
-    """Name and SHA-256 of those of the files that are in the folder."""
-    names = [n for n in files if (folder / n).is_file()]
-    return [(n, hashlib.sha256((folder / n).read_bytes()).hexdigest()) for n in names]
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """A plain number; a dash where there is none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _p_value(value: float | None) -> str:
-    """Three digits; never 0."""
-    return "< 0.001" if value is not None and value < 0.001 else _number(value)
-
-
-def _count(value: float | None) -> str:
-    """A large count in a short form: 11.2 M."""
-    if value is None or not np.isfinite(value) or value == 0:
-        return "–"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from leuko.errors import DataError
 from leuko.judgement import findings
-from leuko.judgement.report import (
+from leuko.judgement.page import (
     describe_command,
     describe_protocol,
     embed_figure,
     fill_template,
     flatten,
     hash_files,
-    write_report,
 )
+from leuko.judgement.report import write_report
 from leuko.judgement.transfer import METRICS, WAYS
 from leuko.judgement.transfer_findings import tell_limits, tell_transfers
 from leuko.storage import explain_storage_faults, write_atomically

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leuko.judgement.report import fill_template
+from leuko.judgement.page import fill_template
 from leuko.use.differential import RESEARCH_USE, Differential
 from leuko.use.reference import Comparison, Difference
 from leuko.use.sheet import (
