@@ -37,8 +37,11 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def points(value: float) -> str:
-    """A difference in percentage points with its sign; a true minus sign."""
-    return "–" if not math.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
+    """A difference in percentage points with its sign, if it has one; a true minus sign."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{100 * value:+.1f}"
+    return text.replace("-", "−") if float(text) else "0.0"
 
 
 def quantity(number: int, one: str, many: str | None = None) -> str:
