@@ -5,16 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from leuko.engine import count_cores, keep_freed_memory, map_jobs
 from leuko.errors import SettingsError, TrainingError
+from leuko.learning.models import LIBRARIES
 
 
 def square(job, send):
     send(f"at {job}")
-    send(None)
     return job * job
 
 
@@ -66,6 +71,34 @@ def test_a_worker_has_one_thread():
     assert dict(map_jobs(count_threads, [0], workers=1, on_message=print)) == {0: "1"}
 
 
+def tell_about_itself(job, send):
+    return os.getpid(), os.getppid(), os.environ.get("LEUKO_TRIED")
+
+
+def test_workers_share_what_is_slow_to_import_and_know_the_environment_of_now(monkeypatch):
+    """The process that is copied stays; what was set since it began still reaches the workers."""
+    found = []
+    for value in ("first", "second"):
+        monkeypatch.setenv("LEUKO_TRIED", value)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        done = map_jobs(tell_about_itself, [0], workers=1, on_message=print, libraries=LIBRARIES)
+        found.append(dict(done)[0])
+        assert "OMP_NUM_THREADS" not in os.environ
+    (first, above, told), (second, same, now) = found
+    assert (told, now) == ("first", "second")
+    assert first != second
+    if sys.platform == "linux":
+        assert above == same != os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are copies on Linux only")
+def test_the_process_that_is_copied_has_one_thread():
+    """A copy of a process of several threads can wait for ever."""
+    done = map_jobs(tell_about_itself, [0], workers=1, on_message=print, libraries=LIBRARIES)
+    _, above, *_ = dict(done)[0]
+    assert len(list(Path(f"/proc/{above}/task").iterdir())) == 1
+
+
 def test_an_error_of_a_job_arrives_as_it_was():
     with pytest.raises(SettingsError, match="job 0 can't be done"):
         list(map_jobs(fail, [0, 1], workers=1, on_message=print))
@@ -74,6 +107,46 @@ def test_an_error_of_a_job_arrives_as_it_was():
 def test_a_killed_worker_is_one_clear_sentence():
     with pytest.raises(TrainingError, match=r"it was killed.*--resume"):
         list(map_jobs(die, [0], workers=1, on_message=print))
+
+
+def wait_long(path, send):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("libraries", [(), LIBRARIES], ids=["fresh", "copied"])
+def test_a_worker_ends_with_the_process_that_started_it(libraries, tmp_path: Path):
+    """kill -9 leaves the main process no time to end anybody."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_engine import map_jobs, wait_long\n"
+        "if __name__ == '__main__':\n"
+        f"    list(map_jobs(wait_long, [{str(tmp_path / 'pid')!r}], workers=1, on_message=print,"
+        f" libraries={libraries!r}))\n"
+    )
+    main = subprocess.Popen([sys.executable, str(script)])
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    worker = int((tmp_path / "pid").read_text())
+    main.kill()
+    main.wait()
+    wait_for(lambda: not is_alive(worker))
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/stat")  # one that nobody waited for is dead too
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_there_is_at_least_one_core():

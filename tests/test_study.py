@@ -197,7 +197,7 @@ def test_a_killed_run_ends_like_one_that_was_not(when, finished, cells, tmp_path
         [*words, "--out", str(run)], stderr=subprocess.PIPE, start_new_session=True
     )
     wanted = "checkpoint.safetensors" if when == "first checkpoint" else "alexnet-r0-f1"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(run.rglob(wanted)):
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline

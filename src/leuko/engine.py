@@ -12,9 +12,12 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from leuko.errors import SettingsError, TrainingError
@@ -25,6 +28,8 @@ Send = Callable[[Any], None]
 
 # Numbers that <malloc.h> of the GNU C library gives to these limits; see mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # One per worker process, set by the pool's initialiser: a multiprocessing queue can't travel
 # with a job, it can only be inherited.
@@ -75,26 +80,28 @@ def map_jobs(
     *,
     workers: int,
     on_message: Callable[[Any], None],
+    libraries: Sequence[str] = (),
 ) -> Iterator[tuple[Job, Result]]:
     """Runs ``work(job, send)`` for each job and yields results as they are ready.
 
     Args:
         work: A function at the top level of a module. What it passes to `send` reaches
-            `on_message`; `send` ends the worker if the process that started it is gone.
+            `on_message`. A worker ends when the process that started it is gone.
         jobs: Picklable; started in this order.
         workers: Processes at a time.
         on_message: Called in this process, in between.
+        libraries: What the jobs import and what is slow to import; see `_choose_context`.
 
     Raises:
         TrainingError: A worker was killed, as happens when memory runs out.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _choose_context(libraries)
     messages = context.Queue()
     pool = ProcessPoolExecutor(
         max_workers=max(1, min(workers, len(jobs))),
         mp_context=context,
         initializer=_begin,
-        initargs=(messages,),
+        initargs=(messages, {**os.environ, **dict.fromkeys(THREADS, "1")}),
     )
     try:
         pending: dict[Future[Result], Job] = {pool.submit(_run, work, job): job for job in jobs}
@@ -129,13 +136,52 @@ def map_jobs(
         messages.join_thread()
 
 
-def _begin(messages: Any) -> None:
+def _choose_context(libraries: Sequence[str]) -> Any:
+    """How worker processes begin.
+
+    On Linux a process that has imported the slow libraries once, and does nothing else, stays
+    beside this one; workers are copies of it. PyTorch and what belongs to it take ten seconds to
+    import, which every worker of every part of a study would need again. Elsewhere copies of a
+    process that has imported so much aren't safe, and each worker imports for itself.
+    """
+    if not libraries or sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(libraries))
+    # Libraries of linear algebra start their threads when they are imported, unless told not to;
+    # and a process of several threads can't be copied safely.
+    former = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return context
+
+
+def _begin(messages: Any, environment: Mapping[str, str]) -> None:
     global _messages
     _messages = messages
+    os.environ.update(environment)  # that of now: the copied process may be older
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the one that gave out the jobs decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that gave it work is gone, at whatever it is.
+
+    An orphan would go on writing into a run that somebody may have resumed by now, or wait for
+    work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(work: Callable[[Job, Send], Result], job: Job) -> Result:
@@ -143,12 +189,7 @@ def _run(work: Callable[[Job, Send], Result], job: Job) -> Result:
 
 
 def _send(message: Any) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        # An orphan would go on writing into a run that somebody may have resumed by now.
-        os._exit(1)
-    if message is not None:
-        _messages.put(message)
+    _messages.put(message)
 
 
 def _drain(messages: Any, on_message: Callable[[Any], None]) -> None:

@@ -27,7 +27,7 @@ from leuko.data.manifest import Manifest, write_manifest
 from leuko.data.pictures import SURROUNDINGS, cut_pictures
 from leuko.engine import map_jobs
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
-from leuko.learning.models import choose_precision
+from leuko.learning.models import LIBRARIES, choose_precision
 from leuko.learning.starts import check_unseen, find_start
 from leuko.plan import Plan, Source, check_same_images, find_name, find_root, make_plan
 from leuko.run import (
@@ -181,7 +181,9 @@ def run_jobs(
     """
     watcher.begin(folder, sum(job.settings.epochs for job in jobs))
     try:
-        done = map_jobs(fit_fold, jobs, workers=workers, on_message=watcher.epoch)
+        done = map_jobs(
+            fit_fold, jobs, workers=workers, on_message=watcher.epoch, libraries=LIBRARIES
+        )
         return {job.folder: result for job, result in done}
     finally:
         watcher.end()

@@ -30,7 +30,7 @@ from leuko.laboratories import LaboratoryStudy, compare_laboratories, is_laborat
 from leuko.learning.baselines import BASELINES, predict_colour, predict_majority
 from leuko.learning.batches import Augmentation
 from leuko.learning.folds import FoldJob, FoldResult
-from leuko.learning.models import choose_precision, describe_changes
+from leuko.learning.models import LIBRARIES, choose_precision, describe_changes
 from leuko.learning.opinions import Opinion, translate_foreign
 from leuko.learning.starts import AnswerJob, answer_job, find_seen, find_start, list_starts
 from leuko.meter import EPOCHS as METER_EPOCHS
@@ -266,7 +266,9 @@ def _ask_starts(run: Path, plan: Plan, workers: int) -> list[Opinion]:
         position = {str(image): i for i, image in enumerate(file["image"])}
     rows = np.array([position[name] for name in plan.names], dtype=np.int64)
     jobs = [AnswerJob(s.model, run / "cells.npz", rows, settings.views) for s in starts]
-    answers = map_jobs(answer_job, jobs, workers=workers, on_message=lambda _: None)
+    answers = map_jobs(
+        answer_job, jobs, workers=workers, on_message=lambda _: None, libraries=LIBRARIES
+    )
     return [
         translate_foreign(f"{model}, pretrained elsewhere", plan.names, classes, p, plan.classes)
         for model, (classes, p) in sorted((job.model, found) for job, found in answers)

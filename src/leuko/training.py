@@ -48,6 +48,7 @@ from leuko.learning.export import ExportJob, Head, export_job
 from leuko.learning.facts import Decision, Facts, Outliers, Preprocessing
 from leuko.learning.folds import FoldJob, FoldResult, read_features
 from leuko.learning.inference import ExportedNetwork
+from leuko.learning.models import LIBRARIES
 from leuko.learning.parts import read_tensors
 from leuko.learning.seen import describe_seen
 from leuko.plan import Plan, Source
@@ -336,7 +337,9 @@ def _export(
         weights=final.folder / WEIGHTS, model=final.model, classes=final.classes, size=size,
         out=final.folder / MODEL,
     )  # fmt: skip
-    (_, head), *_ = map_jobs(export_job, [job], workers=1, on_message=lambda _: None)
+    (_, head), *_ = map_jobs(
+        export_job, [job], workers=1, on_message=lambda _: None, libraries=LIBRARIES
+    )
     model = job.out.read_bytes()
     with np.load(folder / "cells.npz", allow_pickle=False) as file:
         cells = file["cells"][final.rows[final.test]]

@@ -59,12 +59,12 @@ class ExportJob:
     out: Path
 
 
-def export_job(job: ExportJob, send: Callable[[Any], None]) -> Head:
+def export_job(job: ExportJob, _send: Callable[[Any], None]) -> Head:
     """Does one job in a worker process, because it needs PyTorch.
 
     Args:
         job: What to do.
-        send: Takes no message here.
+        _send: Nothing is told on the way.
 
     Returns:
         The last layer of the network.
@@ -73,7 +73,6 @@ def export_job(job: ExportJob, send: Callable[[Any], None]) -> Head:
 
     from leuko.learning.models import build
 
-    send(None)
     network = build(job.model, job.classes, size=job.size, seed=0)
     network.load_state_dict(load_file(job.weights))
     write_atomically(job.out, export_network(network, size=job.size))

@@ -157,7 +157,6 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     def at_step() -> None:
         nonlocal steps
         steps += 1
-        send(None)
 
     for epoch in fit(
         network,
@@ -181,7 +180,6 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
         tensors = {k: v.contiguous() for k, v in network.state_dict().items()}
         write_atomically(job.folder / "weights.safetensors", lambda p: save_file(tensors, p))
     if job.explained:
-        send(None)
         _write_maps(job, network, tested, probabilities)
     result = FoldResult(probabilities, history, count_parameters(network), flops)
     _write_result(job, result)

@@ -57,6 +57,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 DEFAULT_MODELS = ("resnet18", "efficientnet_b0", "alexnet")
 STARTS = ("random", "imagenet", "blood")
+# Slow to import, and needed by every job that runs a network: see `leuko.engine.map_jobs`.
+LIBRARIES = (
+    "torch", "torchvision", "torch.utils.flop_counter", "captum.attr", "safetensors.torch",
+    "leuko.learning.folds",
+)  # fmt: skip
 
 
 def find_architecture(name: str) -> Architecture:

@@ -176,13 +176,12 @@ class AnswerJob:
 
 
 def answer_job(
-    job: AnswerJob, send: Callable[[Any], None]
+    job: AnswerJob, _send: Callable[[Any], None]
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Does one `AnswerJob`; gives what `answer` gives."""
     import torch
 
     torch.set_num_threads(1)
-    send(None)
     with np.load(job.cells, allow_pickle=False) as file:
         pictures = file["cells"][job.rows]
     return answer(job.model, pictures, views=job.views)
