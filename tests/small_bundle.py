@@ -14,6 +14,7 @@ from leuko.learning.bundle import Bundle, write_bundle
 from leuko.learning.card import write_card
 from leuko.learning.export import export_network, find_head
 from leuko.learning.facts import Decision, Facts, Preprocessing
+from leuko.learning.fit import round_to_half
 
 CLASSES = ("EOSINOPHIL", "LYMPHOCYTE", "NEUTROPHIL")
 SIZE = 32
@@ -77,9 +78,16 @@ def state(network: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
-def make_bundle(path: Path, model: bytes | None = None, **changed: Any) -> Bundle:
-    """A bundle; `model` is the exported network where it is at hand already."""
+def make_bundle(
+    path: Path, model: bytes | None = None, *, half: bool = False, **changed: Any
+) -> Bundle:
+    """A bundle; `model` is the exported network where it is at hand already.
+
+    With `half` its weights are rounded to half precision first.
+    """
     network = make_network()
+    if half:
+        round_to_half(network)
     facts = make_facts(network, **changed)
     if model is None:
         model = export_network(network, size=facts.preprocessing.size)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors.numpy import load, save
 
 from leuko.errors import BundleError, OutputError
@@ -29,12 +31,13 @@ from leuko.learning.bundle import (
     PARTS,
     WEIGHTS,
     load_bundle,
+    take_apart,
     take_model,
     write_bundle,
 )
 from leuko.learning.export import export_network, find_head
-from leuko.learning.fit import predict
-from leuko.learning.graph import add_note, read_graph
+from leuko.learning.fit import predict, round_to_half
+from leuko.learning.graph import add_note, halve_tensors, read_graph
 from leuko.learning.inference import ExportedNetwork
 from leuko.learning.models import build
 from leuko.learning.parts import SUMS, write_sums
@@ -49,6 +52,20 @@ def model() -> bytes:
 @pytest.fixture(scope="module")
 def made(model: bytes, tmp_path_factory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("bundles") / "small", model).path
+
+
+@pytest.fixture(scope="module")
+def rounded() -> bytes:
+    """Float32, but every weight was rounded to half precision."""
+    network = make_network()
+    round_to_half(network)
+    return export_network(network, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def halved(rounded: bytes, tmp_path_factory) -> Path:
+    """A bundle whose weights are kept in half precision."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "half", rounded, half=True).path
 
 
 def draw_cells(n: int, size: int) -> np.ndarray:
@@ -131,6 +148,58 @@ def test_weights_of_another_network_are_not_bundled(model: bytes, tmp_path: Path
             tmp_path / "b", facts, weights=state(make_network(1)), model=model, card="card"
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_kept_in_both_and_changes_no_bit(
+    halved: Path, made: Path, rounded: bytes
+):
+    cells = draw_cells(9, SIZE)
+    graph = read_graph((halved / MODEL).read_bytes())
+    kinds = {name: tensor.dtype for name, tensor in graph.weights.items()}
+    assert kinds["head.weight"] == kinds["body.0.weight"] == np.float16
+    assert kinds["head.bias"] == kinds["body.1.running_var"] == np.float32
+    whole = ExportedNetwork(rounded, size=SIZE, classes=len(CLASSES))
+    bundle = load_bundle(halved)
+    for given, expected in zip(
+        bundle.network.answer(cells, views=8), whole.answer(cells, views=8), strict=True
+    ):
+        assert given.tobytes() == expected.tobytes()
+    other = load_bundle(halved, engine="openvino")
+    assert np.abs(other.answer(cells)[0] - bundle.answer(cells)[0]).max() < 1e-5
+    onnx.checker.check_model(onnx.load_from_string((halved / MODEL).read_bytes()), full_check=True)
+    size = sum(part.stat().st_size for part in halved.iterdir())
+    assert size < sum(part.stat().st_size for part in made.iterdir())
+    again = halve_tensors((halved / MODEL).read_bytes(), ["head.weight"])
+    assert again == (halved / MODEL).read_bytes()
+    with pytest.raises(BundleError, match="changes it"):
+        halve_tensors((made / MODEL).read_bytes(), ["head.weight"])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_bundles_of_the_format_before_are_read(
+    half: bool, made: Path, halved: Path, model: bytes, rounded: bytes, tmp_path: Path
+):
+    """Format 2: float32 in model.onnx, whatever the weights are; no word of int8."""
+    new = load_bundle(halved if half else made)
+    facts = replace(new.facts, format=2)
+    parts = {part.name: part.read_bytes() for part in new.path.iterdir() if part.name != SUMS}
+    parts[FACTS] = json.dumps(facts.to_json()).encode()
+    parts[MODEL] = add_note(rounded if half else model, "leuko", facts.model_text)
+    for part, text in ((WEIGHTS, facts.model_text), (GOLDEN, facts.answer_text)):
+        parts[part] = save(load(parts[part]), metadata={"leuko": text})
+    parts[SUMS] = write_sums(parts)
+    assert "int8" not in json.loads(parts[FACTS])
+    place = tmp_path / "old"
+    place.mkdir()
+    for name, data in parts.items():
+        (place / name).write_bytes(data)
+    old = load_bundle(place)
+    cells = draw_cells(3, SIZE)
+    assert old.facts == facts
+    assert old.answer(cells)[0].tobytes() == new.answer(cells)[0].tobytes()
+    weights, model = take_apart(old)
+    written = write_bundle(tmp_path / "again", old.facts, weights=weights, model=model, card="card")
+    assert written.facts == new.facts
 
 
 # --- tampering ------------------------------------------------------------------------------------
@@ -217,8 +286,6 @@ def twice_in_header(parts: Parts) -> None:
 
 
 def keep_outside(parts: Parts) -> None:
-    import onnx
-
     model = onnx.load_model_from_string(parts[MODEL])
     tensor = next(t for t in model.graph.initializer if t.name == "head.weight")
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -227,19 +294,64 @@ def keep_outside(parts: Parts) -> None:
 
 
 def change_operator(parts: Parts) -> None:
-    import onnx
-
     model = onnx.load_model_from_string(parts[MODEL])
     next(n for n in model.graph.node if n.op_type == "Relu").op_type = "Sigmoid"
     parts[MODEL] = model.SerializeToString()
 
 
 def foreign_operator(parts: Parts) -> None:
-    import onnx
-
     model = onnx.load_model_from_string(parts[MODEL])
     next(n for n in model.graph.node if n.op_type == "Relu").domain = "com.example"
     parts[MODEL] = model.SerializeToString()
+
+
+def change_model(change: Callable[[onnx.ModelProto], None]) -> Callable[[Parts], None]:
+    def tamper(parts: Parts) -> None:
+        model = onnx.load_model_from_string(parts[MODEL])
+        change(model)
+        parts[MODEL] = model.SerializeToString()
+
+    return tamper
+
+
+def flip_half(model: onnx.ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name == "body.0.weight.half")
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+
+
+def find_cast(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(n for n in model.graph.node if [*n.input] == [f"{name}.half"])
+
+
+def cast_elsewhere(model: onnx.ModelProto) -> None:
+    """The layer gets a constant instead, and the weights that are compared go nowhere."""
+    find_cast(model, "head.weight").output[0] = "nowhere"
+    other = numpy_helper.from_array(np.zeros((len(CLASSES), 24), np.float32), "constant")
+    constant = onnx.helper.make_node("Constant", [], ["head.weight"], value=other)
+    model.graph.node.insert(0, constant)
+
+
+def exchange_casts(model: onnx.ModelProto) -> None:
+    a, b = find_cast(model, "head.weight"), find_cast(model, "body.0.weight")
+    a.output[0], b.output[0] = b.output[0], a.output[0]
+
+
+def cast_to_whole_numbers(model: onnx.ModelProto) -> None:
+    find_cast(model, "head.weight").attribute[0].i = onnx.TensorProto.INT32
+
+
+def use_half_twice(model: onnx.ModelProto) -> None:
+    model.graph.node.append(onnx.helper.make_node("Neg", ["head.weight.half"], ["more"]))
+
+
+def add_whole_beside_half(model: onnx.ModelProto) -> None:
+    zeros = np.zeros((len(CLASSES), 24), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(zeros, "head.weight"))
+
+
+def keep_half_as_constant(model: onnx.ModelProto) -> None:
+    value = numpy_helper.from_array(np.zeros(3, np.float16), "value")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["more"], value=value))
 
 
 def cut_off(name: str, share: float) -> Callable[[Parts], None]:
@@ -299,7 +411,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     "a key too many": (facts_with(lambda f: f.update(more=1)), True, "'more'"),
     "a key too few": (facts_with(lambda f: f.pop("leuko")), True, "lacks the key 'leuko'"),
     "a key twice": (
-        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 2,', 1)}), True, "twice",
+        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 3,', 1)}), True, "twice",
     ),
     "NaN in the facts": (decide("minimum", float("nan")), True, "NaN"),
     "NaN in the weights": (
@@ -327,19 +439,38 @@ TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     ),
 }  # fmt: skip
 
+# The same for a bundle in half precision.
+HALF_TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
+    "a flipped bit of half a weight": (change_model(flip_half), True, "'body.0.weight' differ"),
+    "a flipped bit": (flip_bit, True, "differ between"),
+    "a cast that goes elsewhere": (change_model(cast_elsewhere), True, "expected one Cast"),
+    "casts exchanged": (change_model(exchange_casts), True, "expected one Cast"),
+    "a cast to whole numbers": (change_model(cast_to_whole_numbers), True, "expected one Cast"),
+    "half a weight used twice": (change_model(use_half_twice), True, "expected one Cast"),
+    "a weight whole and half": (change_model(add_whole_beside_half), True, "twice"),
+    "a constant in half precision": (change_model(keep_half_as_constant), True, "a constant in"),
+    "another version": (facts_with(lambda f: f.update(format=2)), True, "'int8'"),
+    "the version before": (
+        facts_with(lambda f: (f.update(format=2), f.pop("int8"))), True, "its format is 2",
+    ),
+    "int8 of which nothing is true": (facts_with(lambda f: f.update(int8={})), True, "int8"),
+}  # fmt: skip
+
 
 def test_there_are_twenty_tamperings_and_more():
     assert len(TAMPERINGS) >= 20
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
-@pytest.mark.parametrize("name", TAMPERINGS)
+@pytest.mark.parametrize(
+    ("name", "half"), [*((n, False) for n in TAMPERINGS), *((n, True) for n in HALF_TAMPERINGS)]
+)
 def test_a_tampered_bundle_is_refused_with_its_reason(
-    name: str, packed: bool, made: Path, tmp_path: Path, monkeypatch
+    name: str, half: bool, packed: bool, made: Path, halved: Path, tmp_path: Path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    tamper, hashed_anew, says = TAMPERINGS[name]
-    parts = {p.name: p.read_bytes() for p in made.iterdir()}
+    tamper, hashed_anew, says = (HALF_TAMPERINGS if half else TAMPERINGS)[name]
+    parts = {p.name: p.read_bytes() for p in (halved if half else made).iterdir()}
     before = dict(parts)
     tamper(parts)
     assert parts != before
@@ -386,8 +517,6 @@ def test_what_is_no_bundle_at_all_is_refused(made: Path, tmp_path: Path):
 
 
 def test_a_note_can_be_read_by_the_onnx_library(made: Path):
-    import onnx
-
     model = onnx.load_model_from_string(add_note((made / MODEL).read_bytes(), "é" * 200, "x" * 300))
     notes = {p.key: p.value for p in model.metadata_props}
     assert notes["é" * 200] == "x" * 300

@@ -25,26 +25,15 @@ from leuko.data.pictures import cut_pictures
 from leuko.data.portraits import describe_cell
 from leuko.data.vocabulary import Naming, match_classes, parse_naming
 from leuko.engine import count_cores, refuse_in_worker
-from leuko.errors import AdaptationError, BundleError
+from leuko.errors import AdaptationError
 from leuko.judgement.adaptation_page import write_adaptation_page
 from leuko.judgement.outliers import FEATURES_KEPT, Reference, add_examples, score_portraits
 from leuko.learning.batches import turn_views
-from leuko.learning.bundle import (
-    MODEL,
-    OPTIONAL,
-    PARTS,
-    TEXT,
-    WEIGHTS,
-    Bundle,
-    check_place,
-    load_bundle,
-    write_bundle,
-)
+from leuko.learning.bundle import Bundle, check_place, load_bundle, take_apart, write_bundle
 from leuko.learning.card import write_card
 from leuko.learning.facts import Decision, Facts, Outliers
-from leuko.learning.graph import add_note, replace_tensors
+from leuko.learning.graph import replace_tensors
 from leuko.learning.head import Head
-from leuko.learning.parts import check_sums, read_parts, read_tensors
 from leuko.plan import Source, find_name, prepare
 from leuko.settings import StudySettings
 from leuko.use.adaptation import LEAST, Adaptation, Examples, adapt_head
@@ -271,9 +260,7 @@ def write_adapted(
         BundleError: The old bundle was exchanged meanwhile.
         OutputError, StorageError: It can't be written there.
     """
-    parts = read_parts(old.path, PARTS, OPTIONAL)
-    if check_sums(parts) != old.id:
-        raise BundleError(f"{old.path} was changed while it was read. Adapt it again.")
+    weights, model = take_apart(old)
     reference, outliers = _widen(old, cells, features)
     facts = replace(
         old.facts, decision=replace(_decide(old.facts, found), outliers=outliers),
@@ -281,16 +268,11 @@ def write_adapted(
         training={**old.facts.training, "adaptation": told},
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )  # fmt: skip
-    weights, _ = read_tensors(WEIGHTS, parts[WEIGHTS])
-    model = parts[MODEL].removesuffix(add_note(b"", TEXT, old.facts.model_text))
     if found.changed:
-        new = dict(zip(("weight", "bias"), found.head, strict=True))
-        for kind, value in new.items():
+        for kind, value in zip(("weight", "bias"), found.head, strict=True):
             name = f"{old.facts.head}.{kind}"
             weights[name] = value.astype(weights[name].dtype)
-        model = replace_tensors(
-            model, {f"head.{kind}": value.astype(np.float32) for kind, value in new.items()}
-        )
+            model = replace_tensors(model, {f"head.{kind}": weights[name]})
     return write_bundle(
         out, facts, weights=weights, model=model, card=write_card(facts), reference=reference
     )
@@ -358,7 +340,7 @@ def _decide(facts: Facts, found: Adaptation) -> Decision:
 
 def _round(bundle: Bundle, head: Head) -> Head:
     """To the precision of the bundle's weights, so that it can be kept in it."""
-    weights, _ = read_tensors(WEIGHTS, read_parts(bundle.path, PARTS, OPTIONAL)[WEIGHTS])
+    weights, _ = take_apart(bundle)
     kind = weights[f"{bundle.facts.head}.weight"].dtype
     return head[0].astype(kind).astype(np.float32), head[1].astype(np.float32)
 

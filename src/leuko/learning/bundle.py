@@ -39,8 +39,8 @@ from leuko.data.morphology import KINDS
 from leuko.errors import BundleError, OutputError
 from leuko.judgement.calibration import apply_temperature
 from leuko.judgement.outliers import Reference, score_features, score_portraits
-from leuko.learning.facts import Facts
-from leuko.learning.graph import Graph, add_note, read_graph
+from leuko.learning.facts import FORMAT, Facts
+from leuko.learning.graph import Graph, add_note, halve_tensors, read_graph
 from leuko.learning.inference import ExportedNetwork
 from leuko.learning.parts import (
     SUMS,
@@ -174,9 +174,10 @@ def write_bundle(
 
     Args:
         path: Must not exist; ``.zip`` at its end makes one file, anything else a folder.
-        facts: What ``bundle.json`` is to say.
+        facts: What ``bundle.json`` is to say; always in the present format.
         weights: By PyTorch's names.
-        model: ``model.onnx``, without its copy of the facts.
+        model: ``model.onnx``, without its copy of the facts. What half precision doesn't change is
+            kept in it.
         card: ``card.md``.
         reference: What cells are like, if the facts have limits for outliers.
 
@@ -187,12 +188,15 @@ def write_bundle(
     """
     place = Path(path)
     check_place(place)
+    facts = replace(facts, format=FORMAT)
     Facts.from_json(facts.to_json())
-    model = add_note(model, TEXT, facts.model_text)
+    weights = _pack_weights(weights)
+    halved = [name_in_graph(k, facts.head) for k, v in weights.items() if v.dtype == np.float16]
+    model = add_note(halve_tensors(model, halved), TEXT, facts.model_text)
     network = ExportedNetwork(model, size=facts.preprocessing.size, classes=len(facts.classes))
     parts = {
         FACTS: (json.dumps(facts.to_json(), indent=1, ensure_ascii=False) + "\n").encode(),
-        WEIGHTS: write_tensors(_pack_weights(weights), {TEXT: facts.model_text}),
+        WEIGHTS: write_tensors(weights, {TEXT: facts.model_text}),
         MODEL: model,
         CARD: card.encode(),
     }
@@ -232,6 +236,22 @@ def take_model(path: str | os.PathLike[str], out: Path) -> Path:
     check_place(out)
     load_bundle(path)
     return write_atomically(out, read_parts(Path(path), PARTS, OPTIONAL)[MODEL])
+
+
+def take_apart(bundle: Bundle) -> tuple[Tensors, bytes]:
+    """Weights and model of a bundle, to write another one of them.
+
+    Returns:
+        Weights by PyTorch's names; the model without its copy of the facts.
+
+    Raises:
+        BundleError: The bundle was changed after it was loaded.
+    """
+    parts = read_parts(bundle.path, PARTS, OPTIONAL)
+    if check_sums(parts) != bundle.id:
+        raise BundleError(f"{bundle.path} was changed while it was read. Begin again.")
+    weights, _ = read_tensors(WEIGHTS, parts[WEIGHTS])
+    return weights, parts[MODEL].removesuffix(add_note(b"", TEXT, bundle.facts.model_text))
 
 
 def check_place(path: Path) -> None:
@@ -342,6 +362,12 @@ def _check_weights(weights: Tensors, graph: Graph, facts: Facts) -> None:
             f"{MODEL} is written for version {graph.opset} of ONNX's operators; this Leuko "
             f"reads version {OPSET}. Export the bundle again."
         )
+    if (facts.int8 is not None) != ("QuantizeLinear" in graph.operators):
+        raise BundleError(
+            f"{FACTS} {'says' if facts.int8 else 'does not say'} what int8 costs, but {MODEL} "
+            f"computes in {'float32' if facts.int8 else 'int8'}. Get the bundle again from where "
+            "it was made."
+        )
     half = all(t.dtype == np.float16 for t in weights.values() if t.ndim >= 2)
     expected: Tensors = {
         MEAN: np.array(facts.preprocessing.mean, np.float32),
@@ -356,8 +382,9 @@ def _check_weights(weights: Tensors, graph: Graph, facts: Facts) -> None:
                 "float16 in all tensors of two and more dimensions. Numbers "
                 "of another precision give other answers; export the bundle again."
             )
-        if not counter:
-            expected[name_in_graph(name, facts.head)] = tensor.astype(np.float32)
+        if not counter:  # format 2 had float32 in model.onnx whatever the weights
+            stored = tensor.astype(np.float32) if facts.format == 2 else tensor
+            expected[name_in_graph(name, facts.head)] = stored
     if odd := sorted(set(expected) ^ set(graph.weights)):
         where = MODEL if odd[0] in graph.weights else WEIGHTS
         raise BundleError(

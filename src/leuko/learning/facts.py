@@ -19,7 +19,8 @@ from leuko.data.leukocytes import Leukocyte, cut_cell, cut_field
 from leuko.errors import BundleError, LeukoError
 from leuko.learning.models import find_architecture
 
-FORMAT = 2
+FORMAT = 3  # 2 had float32 in model.onnx whatever the weights; it is still read
+_LACKING: dict[int, set[str]] = {2: {"int8"}, FORMAT: set()}  # format that is read → its gaps
 RESIZE = "bilinear, antialiased"  # what leuko.data.image.resize_image does
 
 
@@ -100,6 +101,8 @@ class Facts:
         training: Where the model comes from: ``data``, ``protocol``, ``metrics`` and more, as JSON.
         leuko: Version that wrote it.
         created: Day, as 2026-01-31.
+        int8: What computing in whole numbers costs, as JSON, where ``model.onnx`` does so.
+        format: Of the bundle.
     """
 
     architecture: str
@@ -111,12 +114,14 @@ class Facts:
     training: dict[str, Any]
     leuko: str
     created: str
+    int8: dict[str, Any] | None = None
+    format: int = FORMAT
 
     @property
     def model_text(self) -> str:
         """What weights and model say of themselves."""
         facts = {
-            "format": FORMAT,
+            "format": self.format,
             "architecture": self.architecture,
             "head": self.head,
             "classes": list(self.classes),
@@ -132,7 +137,8 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         """As in ``bundle.json``."""
-        return {"format": FORMAT, **_plain(asdict(self))}
+        facts = {"format": self.format, **_plain(asdict(self))}
+        return {key: value for key, value in facts.items() if key not in _LACKING[self.format]}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Facts:
@@ -141,12 +147,14 @@ class Facts:
         Raises:
             BundleError: Another version, a key or a value that can't be.
         """
-        if facts.get("format") != FORMAT:
+        written = facts.get("format")
+        if type(written) is not int or written not in _LACKING:
             raise BundleError(
-                f"The bundle has the format {facts.get('format')!r}; this Leuko reads {FORMAT}. "
+                f"The bundle has the format {written!r}; this Leuko reads "
+                f"{' and '.join(map(str, _LACKING))}. "
                 "Use the version of Leuko that wrote it, or export the bundle again."
             )
-        _check_keys("bundle.json", facts, {"format", *cls.__dataclass_fields__})
+        _check_keys("bundle.json", facts, {*cls.__dataclass_fields__} - _LACKING[written])
         prepared = _take(facts, "preprocessing", dict)
         decision = _take(facts, "decision", dict)
         read = cls(
@@ -159,6 +167,8 @@ class Facts:
             training=_take(facts, "training", dict),
             leuko=_take(facts, "leuko", str),
             created=_take(facts, "created", str),
+            int8=None if facts.get("int8") is None else _take(facts, "int8", dict),
+            format=written,
         )
         _check(read)
         return read
