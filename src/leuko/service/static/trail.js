@@ -26,6 +26,7 @@ export function makeTrail(review) {
     add: "box",
     confirm: "check",
     field: "images",
+    adapted: "adapt",
   };
 
   const name = (id) => `cell ${id}`;
@@ -50,6 +51,8 @@ export function makeTrail(review) {
         `The slide was changed: ${Object.entries(detail?.after ?? {})
           .map(([what, value]) => `${what.replace("_", " ")} ${value}`)
           .join(", ")}`,
+      adapted: () =>
+        `The model was adapted to ${plural(detail?.cells ?? 0, "reviewed cell")}: ${detail?.changed ? "its last layer was fitted again" : "its last layer was kept"} (bundle ${String(detail?.bundle ?? "").slice(0, 12)})`,
       sign: () => "Signed",
       version: () => `A new version: ${detail?.reason ?? ""}`,
     };
