@@ -686,7 +686,7 @@ def test_too_few_cells_and_deleted_images_are_told_before_anything_begins(
     review = bench.begin(1)
     page = bench_visit.go(f"{review.where}/adaptation")
     expect(page.locator(".run .warn")).to_contain_text("in 5 different fields each, and 20 cells")
-    expect(page.get_by_role("row", name="LYMPHOCYTE")).to_contain_text("no, 4 more needed")
+    expect(page.get_by_role("row", name="LYMPHOCYTE")).to_contain_text("no, 4 more fields needed")
     assert page.locator(".run button").count() == 0
     page.get_by_role("link", name="Review more cells").click()
     page.wait_for_selector(".tile[tabindex='0']")

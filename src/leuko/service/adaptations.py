@@ -120,7 +120,8 @@ class Labels:
             f"Needed are two classes or more with reviewed cells in {self.least_fields} different "
             f"fields each, and {self.least} cells of them in all; 50 to 100 are better."
         )
-        return f"{wanted} There are {len(fit)} such classes, with {cells} cells. Review some more."
+        there = "is 1 such class" if len(fit) == 1 else f"are {len(fit)} such classes"
+        return f"{wanted} There {there}, with {cells} cells. Review some more."
 
     def describe_other(self) -> list[str]:
         """A sentence for each label that the model doesn't have."""

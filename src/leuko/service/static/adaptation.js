@@ -135,7 +135,9 @@ function drawLabels(page, { labels }) {
                   el("td", { text: row.cells }),
                   el("td", { text: row.fields }),
                   el("td", {
-                    text: row.enough ? "yes" : `no, ${labels.least_fields - row.fields} more needed`,
+                    text: row.enough
+                      ? "yes"
+                      : `no, ${plural(labels.least_fields - row.fields, "more field")} needed`,
                   }),
                 ),
               ),
@@ -333,7 +335,7 @@ function drawRecalls(result) {
 function drawCurve({ curve, outlook, balanced_accuracy: { before } }) {
   const most = Math.max(...curve.map((point) => point.labels));
   const least = Math.min(before.value, ...curve.map((point) => point.low));
-  const bottom = Math.max(0, Math.floor(10 * least) / 10);
+  const bottom = Math.max(0, Math.floor(10 * (least - 0.03)) / 10);
   const x = (labels) => `${10 + (82 * labels) / most}%`;
   const y = (value) => 10 + (120 * (1 - value)) / (1 - bottom || 1);
   const mark = (value, text) => svg("text", { x: 0, y: y(value) + 4, text });

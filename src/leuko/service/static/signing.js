@@ -86,6 +86,14 @@ export async function sign(review) {
       ),
     );
   }
+  const found = reading.differential.reviewed;
+  if (found.cells < found.target)
+    notes.push(
+      el("p", {
+        class: "hint",
+        text: `${found.target} leukocytes were to be counted; ${found.target - found.cells} are missing.`,
+      }),
+    );
   const { keep_images: keep } = reading.slide;
   notes.push(
     el("p", {
@@ -95,7 +103,6 @@ export async function sign(review) {
         : "Its images are deleted when no reading of this slide is open any more; boxes, labels and counts remain. The labelled set, and adapting the model, need the images: do that before, if it is wanted.",
     }),
   );
-  const found = reading.differential.reviewed;
   let answer = null;
   const done = await ask(
     "Sign the differential",

@@ -44,7 +44,8 @@ export function makeTrail(review) {
       split: () => `${which} split into ${gather(made)}`,
       undo: () => "The change before was undone",
       redo: () => "The change was done again",
-      field: () => `A field came, with ${plural(made.length || cells.length, "cell")}`,
+      field: () =>
+        `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
       arbitrate: () => "Arbitration of two readings",
       reading: () => "A reading was begun",
       changed: () =>
@@ -81,7 +82,7 @@ export function makeTrail(review) {
               el("p", {
                 class: "hint",
                 text: [
-                  one.by || "no name",
+                  one.by || (one.kind === "field" ? "" : "no name"),
                   moment(one.at),
                   one.version ? `version ${one.version}` : "",
                 ]
