@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ CLASSES = ("EOSINOPHIL", "LYMPHOCYTE", "NEUTROPHIL")
 SIZE = 32
 
 
-def make_network(seed: int = 0) -> nn.Module:
+def make_network(seed: int = 0, *, half: bool = False) -> nn.Module:
     torch.manual_seed(seed)
     network = nn.Sequential(
         nn.Conv2d(3, 24, 5, stride=2), nn.BatchNorm2d(24), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
@@ -29,6 +30,8 @@ def make_network(seed: int = 0) -> nn.Module:
     network.train()(torch.randn(64, 3, SIZE, SIZE))
     with torch.no_grad():
         network[-1].weight.mul_(8)  # answers that are sure of something
+    if half:
+        round_to_half(network)
     return network.eval()
 
 
@@ -78,6 +81,12 @@ def state(network: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
+@cache
+def export_small(size: int, half: bool = False) -> bytes:
+    """Made once in each process: it takes seconds."""
+    return export_network(make_network(half=half), size=size)
+
+
 def make_bundle(
     path: Path, model: bytes | None = None, *, half: bool = False, **changed: Any
 ) -> Bundle:
@@ -85,10 +94,8 @@ def make_bundle(
 
     With `half` its weights are rounded to half precision first.
     """
-    network = make_network()
-    if half:
-        round_to_half(network)
+    network = make_network(half=half)
     facts = make_facts(network, **changed)
     if model is None:
-        model = export_network(network, size=facts.preprocessing.size)
+        model = export_small(facts.preprocessing.size, half)
     return write_bundle(path, facts, weights=state(network), model=model, card=write_card(facts))
