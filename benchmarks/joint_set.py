@@ -4,9 +4,9 @@
     uv run leuko train OUT/labels.csv --split given --groups given --recipe minimal --no-refit …
     uv run python benchmarks/joint_set.py --judge RUN-OF-TRAIN
 
-RUN is the folder of the pretraining: its cleaned images, groups and the tenth that it kept aside
-are taken over, so that the start has seen nothing of TEST. Of the Kaggle set's groups every fifth
-goes to TEST. Images are copied; labels are written in PBC's spelling. `--judge` tells the figures
+RUN is the folder of a pretraining, of which the cleaned images and their groups are taken over;
+MODEL's shipped start says by its own list what it has seen: that is TRAIN, with all that shares a
+group with it, and the rest of PBC is TEST. Of the Kaggle set's groups every fifth goes to TEST. Images are copied; labels are written in PBC's spelling. `--judge` tells the figures
 of the two laboratories apart.
 """
 
@@ -21,19 +21,29 @@ import numpy as np
 import polars as pl
 
 from leuko.judgement.comparison import interval
+from leuko.learning.starts import find_seen
 from leuko.plan import make_plan
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 
 
+MODEL = "efficientnet_b0"
+
+
 def list_pretrained(run: Path) -> list[tuple[str, str, str, str]]:
-    """Path within the set, label, group and part of each image of the pretraining."""
-    splits = pl.read_parquet(run / "splits.parquet")
+    """Path within the set, label, group and part of each image of the pretraining.
+
+    The part comes from what the start has seen, not from RUN's own split: groups, and with them
+    splits, may have changed since the start was made.
+    """
+    splits = pl.read_parquet(run / "splits.parquet").select("image")
     manifest = pl.read_parquet(run / "manifest.parquet").unique("image", keep="first")
     rows = splits.join(manifest, on="image", how="left").sort("image")
+    seen = find_seen(MODEL, rows["sha256"])
+    known = set(rows.filter(pl.col("sha256").is_in(list(seen)))["group"])
     return [
-        (path, label, group, "TRAIN" if part == "train" else "TEST")
-        for path, label, group, part in rows.select("path", "label", "group", "part").iter_rows()
+        (path, label, group, "TRAIN" if group in known else "TEST")
+        for path, label, group in rows.select("path", "label", "group").iter_rows()
     ]
 
 
