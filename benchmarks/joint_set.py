@@ -6,8 +6,9 @@
 
 RUN is the folder of a pretraining, of which the cleaned images and their groups are taken over;
 MODEL's shipped start says by its own list what it has seen: that is TRAIN, with all that shares a
-group with it, and the rest of PBC is TEST. Of the Kaggle set's groups every fifth goes to TEST. Images are copied; labels are written in PBC's spelling. `--judge` tells the figures
-of the two laboratories apart.
+group with it, and the rest of PBC is TEST. Of the Kaggle set's groups every fifth goes to TEST.
+Images are copied; labels are written in PBC's spelling. `--judge` tells the figures of the two
+laboratories apart.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from leuko.learning.starts import find_seen
 from leuko.plan import make_plan
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
-
 
 MODEL = "efficientnet_b0"
 
