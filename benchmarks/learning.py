@@ -2,8 +2,8 @@
 
     uv run python benchmarks/learning.py RUN --models alexnet,resnet18
 
-RUN is the folder of the pretraining. The tenth of PBC that it kept aside is turned into other
-laboratories: each task draws a stain, a lamp, a focus and a noise of its own, far from PBC's, and
+RUN is the folder of a pretraining. Of its cells those that the shipped starts have not seen, nor
+another picture of, are turned into other laboratories: each task draws a stain, a lamp, a focus and a noise of its own, far from PBC's, and
 8 % wrong training labels. A task trains on 261 cells with the class counts of one fold of the
 Kaggle set and tests on the rest, with true labels. The Kaggle set takes no part.
 """
@@ -27,6 +27,7 @@ from leuko.judgement.metrics import balanced_accuracy
 from leuko.learning.batches import WIDE, Augmentation
 from leuko.learning.fit import FitSettings, fit, predict
 from leuko.learning.models import build, choose_precision
+from leuko.learning.starts import find_seen, list_starts
 
 COUNTS = {"neutrophil": 149, "eosinophil": 70, "lymphocyte": 26, "monocyte": 16}
 BASE = FitSettings(epochs=12, learning_rate=1e-3)
@@ -76,14 +77,22 @@ def draw_task(cells: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndar
 
 
 def read_kept_aside(run: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The cells of four classes that the pretraining kept aside, (N, S, S, 3), and their labels."""
-    splits = pl.read_parquet(run / "splits.parquet").filter(pl.col("part") == "test")
-    manifest = pl.read_parquet(run / "manifest.parquet")
-    label = dict(manifest.select("image", "label").iter_rows())
+    """The cells of four classes that no start has seen, (N, S, S, 3), and their labels.
+
+    What the starts have seen is told by their own lists: groups, and with them RUN's split, may
+    have changed since they were made.
+    """
+    splits = pl.read_parquet(run / "splits.parquet").select("image")
+    table = pl.read_parquet(run / "manifest.parquet").unique("image", keep="first")
+    table = splits.join(table, on="image", how="left").sort("image")
+    seen = set().union(*(find_seen(model, table["sha256"]) for model in list_starts()))
+    known = set(table.filter(pl.col("sha256").is_in(list(seen)))["group"])
+    unseen = table.filter(~pl.col("group").is_in(list(known)))
+    label = dict(unseen.select("image", "label").iter_rows())
     with np.load(run / "cells.npz", allow_pickle=False) as file:
         place = {str(name): i for i, name in enumerate(file["image"])}
         pictures = file["cells"]
-    names = [i for i in splits["image"] if label[i] in COUNTS]
+    names = [i for i in unseen["image"] if label[i] in COUNTS]
     numbers = {name: k for k, name in enumerate(COUNTS)}
     labels = np.array([numbers[label[i]] for i in names], dtype=np.int64)
     return pictures[[place[i] for i in names]], labels
@@ -103,7 +112,7 @@ def try_recipe(
 ) -> str:
     settings, size, pretrained = trial
     settings = replace(settings, precision=choose_precision(name, "auto"))
-    init = str(run / "starts" / f"{name}.safetensors") if pretrained else "random"
+    init = "blood" if pretrained else "random"
     answers, began = [], perf_counter()
     for seed, (cells, labels, test, _) in enumerate(tasks):
         network = build(name, len(COUNTS), size=size, init=init, seed=seed)
