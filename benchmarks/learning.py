@@ -3,9 +3,10 @@
     uv run python benchmarks/learning.py RUN --models alexnet,resnet18
 
 RUN is the folder of a pretraining. Of its cells those that the shipped starts have not seen, nor
-another picture of, are turned into other laboratories: each task draws a stain, a lamp, a focus and a noise of its own, far from PBC's, and
-8 % wrong training labels. A task trains on 261 cells with the class counts of one fold of the
-Kaggle set and tests on the rest, with true labels. The Kaggle set takes no part.
+another picture of, are turned into other laboratories: each task draws a stain, a lamp, a focus and
+a noise of its own, far from PBC's, and 8 % wrong training labels. A task trains on 261 cells with
+the class counts of one fold of the Kaggle set and tests on the rest, with true labels. The Kaggle
+set takes no part.
 """
 
 from __future__ import annotations
@@ -107,7 +108,6 @@ def shrink(cells: np.ndarray, size: int) -> np.ndarray:
 def try_recipe(
     name: str,
     trial: tuple[FitSettings, int, bool],
-    run: Path,
     tasks: Sequence[tuple[np.ndarray, ...]],
 ) -> str:
     settings, size, pretrained = trial
@@ -148,9 +148,7 @@ def main() -> None:
     for name in given.models.split(","):
         for told, trial in TRIALS.items():
             if given.only in told:
-                print(
-                    f"| {name} | {told} | {try_recipe(name, trial, given.run, tasks)}", flush=True
-                )
+                print(f"| {name} | {told} | {try_recipe(name, trial, tasks)}", flush=True)
 
 
 if __name__ == "__main__":
