@@ -1,7 +1,7 @@
 """What is lost between PBC and the Kaggle set, each way, as Markdown for results/laboratories.md.
 
     uv run python benchmarks/laboratories.py ../shared/data/pbc ../shared/data/blood-cells \
-        --models resnet18 --seeds 3 --epochs 22 --size 64 --most 600 --out runs/laboratories
+        --models resnet18,efficientnet_b0,alexnet --epochs 12 --most 300 > results/laboratories.md
 
 ``--most N`` keeps at most N images of each class of each set, drawn with seed 0, so that PBC trains
 in minutes. The same command goes on with what was begun: the run folder is continued if it exists.
@@ -67,7 +67,8 @@ def print_table(results: dict[str, Any], machine: dict[str, Any], command: str) 
         f"\nCommit {commit}; data `{results['data']['sha256'][:16]}`; "
         f"{quantity(protocol['seeds'], 'network')} per model and set, "
         f"{protocol['epochs']} epochs, {protocol['size']} × {protocol['size']} "
-        f"pixels, view {protocol['view']}, start {protocol['init']}, seed {protocol['seed']}; "
+        f"pixels, view {protocol['view']}, start {protocol['init']}, "
+        f"changes {protocol['augmentation']}, seed {protocol['seed']}; "
         f"torch {machine['torch']}, {machine['processor']}, one thread per job, "
         f"{sum(c['fit_seconds'] for c in results['costs'].values()) / 60:.0f} minutes of training. "
         "In %, 95 % intervals over groups and networks; the drop is in points.\n"
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--init", default="random")
+    parser.add_argument("--augmentation", default="wide")
     parser.add_argument("--map", default="")
     parser.add_argument("--most", type=int, default=0, help="images per class; 0 for all")
     parser.add_argument("--workers", type=int, default=None)
@@ -124,8 +126,8 @@ def main() -> None:
         for p in asked.sets
     ]
     begun = (asked.out / "config.toml").exists()
-    settings = {k: getattr(asked, k) for k in ("models", "seeds", "epochs", "folds", "size",
-                                               "views", "init", "map")}  # fmt: skip
+    names = ("models", "seeds", "epochs", "folds", "size", "views", "init", "augmentation", "map")
+    settings = {name: getattr(asked, name) for name in names}
     study = leuko.compare(
         sets, workers=asked.workers, watcher=Console(sys.argv[1:]), command=sys.argv,
         **{"resume" if begun else "out": asked.out}, **settings,
