@@ -128,6 +128,15 @@ def test_cells_of_one_group_are_never_on_both_sides(head):
     assert adapt_head(grouped, head, NAMES).judged.after.value < 0.5
 
 
+def test_fields_that_hold_cells_of_every_class_are_enough(head):
+    x, y = draw_cells(48, 2, shift=1.0)
+    order = np.argsort(y, kind="stable")  # the first of each class lie in the first field, …
+    fields = np.empty(48, int)
+    fields[order] = np.tile(np.arange(12), 4)
+    found = adapt_head(Examples(x, y, tuple(f"field {i}" for i in fields)), head, NAMES)
+    assert found.judged.gain.low > 0
+
+
 def test_too_little_is_refused_with_what_is_needed(head):
     x, y = draw_cells(16, 10)
     with pytest.raises(AdaptationError, match=r"Found 0 classes .*; expected two or more"):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.splits import Split, make_splits
-from leuko.errors import AdaptationError, ShapeError
+from leuko.errors import AdaptationError, ShapeError, TooFewGroupsError
 from leuko.judgement.calibration import (
     apply_temperature,
     fit_temperature,
@@ -196,6 +196,13 @@ def _adapt(
     tick: Tick | None,
 ) -> Adaptation:
     kept, ignored = _choose_cells(examples, head, classes)
+    try:
+        _split(kept, FOLDS, REPEATS, seed)
+    except TooFewGroupsError:
+        raise AdaptationError(
+            f"Cells of several classes lie in the same groups (such as fields), so that {FOLDS} "
+            "parts with every class in each can't be made. Label cells in more fields."
+        ) from None
     sizes = choose_sizes(kept)
     total = (len(sizes) + 1) * REPEATS * FOLDS
     done = 0
@@ -279,10 +286,14 @@ def choose_strength(examples: Examples, head: Head, *, seed: int = 0) -> float:
     folds = min(FOLDS - 1, *_count_groups(examples).values())
     if folds < 2:
         return STRENGTHS[0] / N
+    try:
+        splits = _split(examples, folds, 1, seed)
+    except TooFewGroupsError:  # enough groups, but some hold several classes
+        return STRENGTHS[0] / N
     y = examples.labels
     counts = np.bincount(y)[y]
     loss = dict.fromkeys(STRENGTHS, 0.0)
-    for split in _split(examples, folds, 1, seed):
+    for split in splits:
         part = examples.take(split.train)
         heads = fit_heads(part.features, part.labels, head, [s / len(part) for s in STRENGTHS])
         for strength, fitted in zip(STRENGTHS, heads, strict=True):
