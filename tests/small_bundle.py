@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,16 @@ def state(network: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 
 
+@cache
+def export_small(size: int) -> bytes:
+    """Made once in each process: it takes seconds."""
+    return export_network(make_network(), size=size)
+
+
 def make_bundle(path: Path, model: bytes | None = None, **changed: Any) -> Bundle:
     """A bundle; `model` is the exported network where it is at hand already."""
     network = make_network()
     facts = make_facts(network, **changed)
     if model is None:
-        model = export_network(network, size=facts.preprocessing.size)
+        model = export_small(facts.preprocessing.size)
     return write_bundle(path, facts, weights=state(network), model=model, card=write_card(facts))

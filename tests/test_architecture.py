@@ -79,6 +79,7 @@ DOORS = {
         "leuko.service.shelf",
         "leuko.service.reviews",
         "leuko.service.signatures",
+        "leuko.service.adapted",
         "leuko.service.arbitration",
         "leuko.service.portraits",
         "leuko.service.migrations",

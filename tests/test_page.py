@@ -10,9 +10,13 @@ import csv
 import io
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -22,14 +26,21 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from leuko.data.drawing import draw_field
+from leuko.errors import LeukoError
+from leuko.service.app import create_app
+from leuko.service.server import listen, make_server
+from leuko.service.settings import ServiceSettings
+from leuko.service.store import Store
+from leuko.use.predictor import Predictor
 from running_service import Service
+from small_bundle import CLASSES, make_bundle
 
 CHROMIUM = os.environ.get("LEUKO_TEST_CHROMIUM") or shutil.which("chromium")
 HOSTILE = "<img src=x onerror=document.title='broken'>"
 KINDS = ("NEUTROPHIL", "LYMPHOCYTE", "EOSINOPHIL", "NEUTROPHIL", "LYMPHOCYTE")
 VIEWS = ("gallery", "fields", "cell", "trail")
 
-expect.set_options(timeout=20_000)  # a machine may be busy with other tests
+expect.set_options(timeout=60_000)  # a machine may be busy with other tests
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -57,7 +68,7 @@ class Visit:
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **facts)
         self.context.add_init_script(f"localStorage.setItem('leuko.reader', '{reader}')")
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.url = url
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -533,6 +544,188 @@ def test_two_readings_are_compared_and_arbitrated(
     page.get_by_role("button", name="Arbitrate").click()
     expect(group(page, "unidentified").locator(f"#tile-{cell}")).to_be_visible()
     expect(tile(page, cell)).to_contain_text("Cleo")
+
+
+# --- a model for this microscope ------------------------------------------------------------------
+
+
+class Bench:
+    """A service in this process, with a small model, whose adaptations a test can hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = ServiceSettings(port=0)
+        self.listening = listen(self.settings)
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        bundle = make_bundle(folder / "bundle")
+        store = Store.open(folder / "leuko.db")
+        self.server = make_server(create_app(Predictor(bundle), store), self.settings)
+        self._thread = threading.Thread(target=self.server.run, args=([self.listening],))
+        self._thread.start()
+        self.api = httpx.Client(base_url=f"{self.url}/api/v1/", timeout=60)
+        self.fields = draw(7)
+
+    def begin(self, fields: int, **facts: Any) -> Review:
+        """A slide of which the first two kinds of every field were called so."""
+        slide = self.api.post("slides", json={"name": "Smear 20", **facts}).json()
+        for name, data in self.fields[:fields]:
+            self.api.post(f"slides/{slide['id']}/fields", files={"file": (name, data)})
+        review = Review(self.api, slide, "Ada Meyer")
+        cells = list(review.cells())
+        for k, name in enumerate(CLASSES[:2]):
+            self.change(review, "label", cells[k::2], label=name)
+        return review
+
+    def change(self, review: Review, kind: str, cells: list[int], **facts: Any) -> None:
+        revision = self.api.get(review.path).json()["revision"]
+        body = {"id": str(uuid4()), "revision": revision, "kind": kind, "cells": cells, **facts}
+        self.api.post(f"{review.path}/changes", json=body).raise_for_status()
+
+    def stop(self) -> None:
+        self.api.close()
+        self.server.should_exit = True
+        self._thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = Bench(tmp_path_factory.mktemp("bench"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def labelled(bench: Bench) -> Review:
+    return bench.begin(7)
+
+
+@pytest.fixture
+def bench_visit(browser: Browser, bench: Bench) -> Iterator[Visit]:
+    opened = Visit(browser, bench.url)
+    yield opened
+    opened.close()
+
+
+def test_the_model_is_adapted_to_reviewed_cells(
+    bench_visit: Visit, bench: Bench, labelled: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leuko.use.adaptation.REPEATS", 1)  # a quarter of the time
+    page = bench_visit.go(f"{labelled.where}/gallery")
+    page.get_by_role("link", name="Adapt the model to these cells").click()
+    expect(page.get_by_role("row", name="EOSINOPHIL")).to_contain_text("7yes")
+    page.get_by_role("button", name="Adapt the model").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+    expect(page.get_by_role("heading", name="The adaptation runs")).to_be_visible()
+    expect(page.locator(".outcome h2")).to_be_focused(timeout=200_000)
+    kept = bench.api.get(f"{labelled.path}/adaptation").json()["kept"]
+    expect(page.locator(".outcome .big")).to_have_text(kept["result"]["reason"])
+    expect(page.locator("#said")).to_contain_text(kept["result"]["reason"])
+    before = kept["result"]["balanced_accuracy"]["before"]
+    shown = page.get_by_role("row", name="balanced accuracy").first
+    expect(shown).to_contain_text(
+        f"{100 * before['value']:.1f}{100 * before['low']:.1f}–{100 * before['high']:.1f}"
+    )
+    expect(page.locator("figcaption")).to_contain_text(kept["result"]["outlook"])
+    page.reload()
+    expect(page.locator(".outcome .big")).to_have_text(kept["result"]["reason"])
+    expect(page.get_by_role("button", name="Adapt again")).to_be_visible()
+    cell = next(iter(labelled.cells()))
+    bench.change(labelled, "confirm", [cell])
+    page.reload()
+    expect(page.locator(".outcome .warn")).to_contain_text("The reading has changed since")
+
+
+def test_a_new_bundle_is_saved_with_the_words_to_use_it(
+    bench_visit: Visit, bench: Bench, labelled: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leuko.microscope.adapt", partial(_find, changed=True, calibrated=True))
+    page = bench_visit.go(f"{labelled.where}/adaptation")
+    page.get_by_role("button", name="Adapt").click()
+    expect(page.get_by_role("heading", name="The adapted model is better here")).to_be_focused()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Save the new bundle").click()
+    assert Path(saved.value.path()).read_bytes() == b"bundle"
+    file = saved.value.suggested_filename
+    expect(page.locator("pre")).to_have_text(f"leuko serve --model {file}")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert _judge(page, f"adaptation, {scheme}") == []
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    monkeypatch.setattr("leuko.microscope.adapt", partial(_find, changed=False, calibrated=True))
+    page.get_by_role("button", name="Adapt again").click()
+    expect(page.get_by_role("heading", name="The model stays as it was")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="not taken")).to_be_visible()
+
+
+def test_an_adaptation_outlives_a_reload_and_can_be_cancelled(
+    bench_visit: Visit, labelled: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr("leuko.microscope.adapt", partial(_wait, go_on))
+    page = bench_visit.go(f"{labelled.where}/adaptation")
+    page.get_by_role("button", name="Adapt").click()
+    expect(page.locator(".run")).to_contain_text(f"{HOSTILE}: 3 of 8")
+    assert page.locator("main img").count() == 0
+    page.reload()
+    expect(page.locator(".run progress")).to_have_attribute("value", "3")
+    assert _judge(page, "adaptation, running") == []
+    page.get_by_role("button", name="Cancel").click()
+    go_on.set()
+    expect(page.locator(".run")).to_contain_text("It was cancelled. Nothing was changed.")
+    monkeypatch.setattr("leuko.microscope.adapt", _fail)
+    page.get_by_role("button", name="Adapt").click()
+    expect(page.locator(".run .bad")).to_contain_text(f"It failed. {HOSTILE}")
+    expect(page.locator("#said")).to_contain_text(HOSTILE)
+    assert page.locator("main img").count() == 0
+
+
+def test_too_few_cells_and_deleted_images_are_told_before_anything_begins(
+    bench_visit: Visit, bench: Bench
+) -> None:
+    review = bench.begin(1)
+    page = bench_visit.go(f"{review.where}/adaptation")
+    expect(page.locator(".run .warn")).to_contain_text("in 5 different fields each, and 20 cells")
+    expect(page.get_by_role("row", name="LYMPHOCYTE")).to_contain_text("no, 4 more fields needed")
+    assert page.locator(".run button").count() == 0
+    page.get_by_role("link", name="Review more cells").click()
+    page.wait_for_selector(".tile[tabindex='0']")
+    slide = review.where.partition("/")[0]
+    for reading in bench.api.get(f"slides/{slide}").json()["readings"]:
+        body = {"name": "A", "revision": reading["revision"], "leave_unidentified": True}
+        path = f"slides/{slide}/readings/{reading['id']}/signature"
+        bench.api.post(path, json=body).raise_for_status()
+    bench.api.delete(f"slides/{slide}/images").raise_for_status()
+    page = bench_visit.go(f"{review.where}/adaptation")
+    expect(page.locator(".run .warn")).to_contain_text("were deleted at its signature")
+
+
+def _find(_: Any, __: Any, *, out: Path, changed: bool, calibrated: bool, **___: Any) -> Any:
+    """What `leuko.adapt` gives, at once."""
+    out.write_bytes(b"bundle")
+    parts = {"value": 0.5, "low": 0.4, "high": 0.6}
+    names = ("before", "after", "gain")
+    facts = {
+        "changed": changed, "calibrated": calibrated, "reason": f"Because {HOSTILE}.",
+        "notes": [f"of {HOSTILE}"], "outlook": "More would help.",
+        "data": {"cells": 33, "counts": {HOSTILE: 33}},
+        "balanced_accuracy": dict.fromkeys(names, parts),
+        "accuracy": dict.fromkeys(names[:2], parts),
+        "recall": {HOSTILE: {"before": 0.5, "after": 0.7}},
+        "curve": [{"labels": n, **parts} for n in (8, 17, 26)],
+    }  # fmt: skip
+    return SimpleNamespace(facts=facts, bundle=SimpleNamespace(id="0123456789abcdef"))
+
+
+def _wait(go_on: threading.Event, *_: Any, watcher: Any, **__: Any) -> None:
+    watcher.count(HOSTILE, 3, 8)
+    go_on.wait(60)
+    watcher.count(HOSTILE, 4, 8)
+    raise AssertionError("it was cancelled")
+
+
+def _fail(*_: Any, **__: Any) -> None:
+    raise LeukoError(HOSTILE)
 
 
 # --- for everybody --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from leuko.data.drawing import draw_field
 from leuko.data.image import decode_image, encode_jpeg, encode_png
+from leuko.errors import LeukoError
 from leuko.service.app import create_app
 from leuko.service.store import Store
 from leuko.use.predictor import Predictor
@@ -277,26 +278,100 @@ def test_two_readings_and_an_arbitration(client: TestClient):
     assert [c["reason"].split("; ")[0] for c in waiting] == ["A: blast"]
 
 
-def test_the_reviewed_cells_adapt_the_model(client: TestClient, monkeypatch):
-    monkeypatch.setattr("leuko.use.adaptation.REPEATS", 1)  # a quarter of the time
+def wait_for_adaptation(client: TestClient, slide: Slide) -> dict[str, Any]:
+    end = time.monotonic() + 300
+    while (told := client.get(f"{slide.path}/adaptation").json())["state"] == "running":
+        assert time.monotonic() < end, told
+        time.sleep(0.1)
+    return told
+
+
+@pytest.fixture(scope="module")
+def labelled(client: TestClient) -> Slide:
+    """A slide whose cells are enough to adapt a model to."""
     slide = Slide(client, fields=7, keep_images=True)
-    assert client.get(f"{slide.path}/adaptation").status_code == 404
-    assert client.post(f"{slide.path}/adaptation").status_code == 422  # nothing reviewed
+    told = client.get(f"{slide.path}/adaptation").json()
+    assert told["state"] == "none"
+    assert "There are 0 such classes" in told["labels"]["missing"]
+    refused = client.post(f"{slide.path}/adaptation")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "too_few")
     cells = slide.ids()
     for k, name in enumerate(CLASSES[:2]):
         slide.change("label", *cells[k::2], label=name)
     slide.change("label", cells[0], label="blast")
-    begun = client.post(f"{slide.path}/adaptation")
+    return slide
+
+
+def test_the_reviewed_cells_adapt_the_model(client: TestClient, labelled: Slide, monkeypatch):
+    monkeypatch.setattr("leuko.use.adaptation.REPEATS", 1)  # a quarter of the time
+    slide = labelled
+    rows = client.get(f"{slide.path}/adaptation").json()["labels"]
+    assert [row["label"] for row in rows["classes"]] == list(CLASSES[:2])
+    assert all(row["enough"] and row["fields"] == 7 for row in rows["classes"])
+    assert rows["missing"] == ""
+    assert client.get(f"{slide.path}/adaptation/bundle.zip").status_code == 404
+    begun = client.post(f"{slide.path}/adaptation", json={"by": "Ada"})
     assert begun.status_code == 202, begun.text
-    end = time.monotonic() + 300
-    while (told := client.get(f"{slide.path}/adaptation").json())["state"] == "running":
-        assert time.monotonic() < end, told
-        time.sleep(0.2)
+    told = wait_for_adaptation(client, slide)
     assert told["state"] == "done", told
-    assert "1 cells labelled 'blast' take no part" in told["notes"][0]
-    assert set(told["result"]["balanced_accuracy"]) == {"before", "after", "gain"}
+    kept = told["kept"]
+    assert "1 cell labelled 'blast' took no part" in kept["notes"][0]
+    assert set(kept["result"]["balanced_accuracy"]) == {"before", "after", "gain"}
+    assert (kept["by"], kept["outdated"]) == ("Ada", False)
     packed = client.get(f"{slide.path}/adaptation/bundle.zip")
     assert packed.content[:2] == b"PK"
+    assert len(packed.content) == kept["size"]
+    trail = client.get(f"{slide.path}/trail").json()
+    assert [(e["by"], e["detail"]["bundle"]) for e in trail if e["kind"] == "adapted"] == [
+        ("Ada", kept["result"]["bundle"])
+    ]
+    # Another service over the same store has it too, and says when the labels have changed.
+    parts = client.app.state.parts
+    app = create_app(Predictor(parts.queue._predictor.bundle), parts.store)
+    slide.change("confirm", slide.ids()[3])
+    again = TestClient(app, base_url="http://127.0.0.1").get(f"{slide.path}/adaptation").json()
+    assert again["state"] == "done"
+    assert again["kept"] == {**kept, "outdated": True}
+
+
+def test_an_adaptation_can_be_cancelled_and_only_one_runs(
+    client: TestClient, labelled: Slide, monkeypatch
+):
+    go_on = threading.Event()
+    monkeypatch.setattr(
+        "leuko.service.adaptations.write_set", lambda *_: go_on.wait(60) and _fail()
+    )
+    before = client.get(f"{labelled.path}/adaptation").json()["kept"]
+    assert client.post(f"{labelled.path}/adaptation").json()["state"] == "running"
+    second = client.post(f"{labelled.path}/adaptation")
+    assert (second.status_code, second.json()["error"]["code"]) == (409, "running")
+    other = Slide(client, fields=0)
+    assert client.get(f"{other.path}/adaptation").json()["busy"]
+    client.delete(f"{other.path}/adaptation")  # not the one that runs
+    go_on.set()
+    told = wait_for_adaptation(client, labelled)
+    assert (told["state"], told["error"]) == ("failed", "This is why.")
+    monkeypatch.undo()
+    client.post(f"{labelled.path}/adaptation")
+    client.delete(f"{labelled.path}/adaptation")
+    told = wait_for_adaptation(client, labelled)
+    assert told["state"] == "cancelled"
+    assert told["kept"] == before
+    assert not client.get(f"{other.path}/adaptation").json()["busy"]
+
+
+def _fail() -> bytes:
+    raise LeukoError("This is why.")
+
+
+def test_without_images_nothing_is_adapted(client: TestClient):
+    slide = Slide(client)
+    slide.change("confirm", slide.ids()[0])
+    slide.sign()
+    told = client.get(f"{slide.path}/adaptation").json()
+    assert "deleted" in told["labels"]["missing"]
+    refused = client.post(f"{slide.path}/adaptation")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (410, "images_deleted")
 
 
 def test_every_answer_is_described(client: TestClient):

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from leuko.errors import StoreError
 from leuko.service import arbitration, portraits, reviews, shelf, signatures, tables
 from leuko.service import store as store_module
+from leuko.service.adapted import find_adaptation, keep_adaptation, read_bundle
 from leuko.service.records import ADD, CONFIRM, DELETE, LABEL, REDO, SPLIT, UNDO, Wish
 from leuko.service.refusals import Refusal
 from leuko.service.store import Store
@@ -84,6 +85,37 @@ def cells_of(store: Store, slide: int, reading: int) -> list[int]:
 def test_the_steps_give_the_tables_that_the_code_expects(store: Store):
     with store.read() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
+
+
+def test_a_store_of_an_older_version_is_brought_up_to_date(url: str):
+    store = Store.open(url)
+    slide, reading = fill(store)
+    before = reviews.load_reading(store, slide, reading).to_json()
+    with store.write() as connection:  # as the first version left it
+        connection.execute(text("DROP TABLE adaptations"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    store.close()
+    again = Store.open(url)
+    assert reviews.load_reading(again, slide, reading).to_json() == before
+    assert find_adaptation(again, reading) is None
+    again.close()
+
+
+def test_the_last_adaptation_is_kept_with_its_reading(store: Store):
+    slide, reading = fill(store)
+    result = {"bundle": "b", "changed": True, "data": {"cells": 40}}
+    for bundle in (b"old", b"newer"):
+        keep_adaptation(
+            store, slide, reading, bundle, by="Ada", revision=3, notes=["n"], result=result
+        )
+    kept = find_adaptation(store, reading)
+    assert (kept.by, kept.revision, kept.notes, kept.result) == ("Ada", 3, ("n",), result)
+    assert kept.size == 5
+    assert read_bundle(store, reading) == b"newer"
+    shelf.delete_slide(store, slide)
+    assert find_adaptation(store, reading) is None
+    with pytest.raises(Refusal):
+        keep_adaptation(store, slide, reading, b"", by="", revision=3, notes=[], result=result)
 
 
 def test_a_store_is_opened_again_with_all_that_was_in_it(url: str):
@@ -159,8 +191,9 @@ def test_sqlite_is_set_up_to_survive_a_power_cut(tmp_path: Path, monkeypatch):
     assert (tmp_path / "leuko" / "leuko.db").stat().st_mode & 0o777 == 0o600
     with store.read() as connection:
         asked = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in
-                 ("journal_mode", "synchronous", "foreign_keys", "secure_delete")]  # fmt: skip
-    assert asked == ["wal", 2, 1, 1]
+                 ("journal_mode", "synchronous", "fullfsync", "foreign_keys",
+                  "secure_delete")]  # fmt: skip
+    assert asked == ["wal", 2, 1, 1, 1]
     store.close()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
+from numpy.typing import NDArray
 
 from leuko.data.image import decode_image, encode_jpeg
 from leuko.service import reviews, shelf
@@ -171,5 +172,14 @@ def cut_window(pixels: Pixels, box: Box, scale: float) -> Pixels:
     """
     half = max(1, round(WINDOW * scale / 2))
     x, y = round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2)
-    padded = np.pad(pixels, ((half, half), (half, half), (0, 0)), "symmetric")
-    return np.ascontiguousarray(padded[y : y + 2 * half, x : x + 2 * half])
+    rows, columns = (
+        _mirror(np.arange(middle - half, middle + half), side)
+        for middle, side in zip((y, x), pixels.shape[:2], strict=True)
+    )
+    return np.ascontiguousarray(pixels[np.ix_(rows, columns)])
+
+
+def _mirror(places: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """Places beyond the border of a field, as if it had a mirror there."""
+    there = places % (2 * side)
+    return np.where(there < side, there, 2 * side - 1 - there)

@@ -219,7 +219,8 @@ def _connect_sqlite(path: str | None) -> Engine:
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself
-    for setting in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+    # FULL: each transaction is flushed before it is answered; on macOS only fullfsync does flush.
+    for setting in ("synchronous=FULL", "fullfsync=ON", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {setting}").fetchall()
     end = monotonic() + WAIT
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":

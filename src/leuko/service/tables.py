@@ -134,6 +134,18 @@ changes = Table(
     UniqueConstraint("reading", "id", name="one_change_per_id"),
 )  # fmt: skip
 
+# The last adaptation of each reading: it couldn't be made again once the images are deleted.
+adaptations = Table(
+    "adaptations", metadata,
+    _below("readings", primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("by", Text, nullable=False),
+    Column("revision", Integer, nullable=False),  # of the reading whose labels were used
+    Column("notes", JSON, nullable=False),
+    Column("result", JSON, nullable=False),  # as of `leuko adapt --json`
+    Column("bundle", LargeBinary, nullable=False),  # zipped
+)  # fmt: skip
+
 # What happened to a slide as a whole.
 events = Table(
     "events", metadata,

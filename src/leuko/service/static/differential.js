@@ -66,7 +66,7 @@ export function makePanel(review) {
     if (now === before) return;
     before = now;
     drawActions(actions, review, { doubtful, sure, none: !cells.length });
-    put(exports, makeExports(review));
+    put(exports, ...makeExports(review));
   }
 
   return { node, update };

@@ -7,10 +7,12 @@ import { openStart } from "./start.js";
 import { openUpload } from "./upload.js";
 import { openReview } from "./review.js";
 import { openComparison } from "./comparison.js";
+import { openAdaptation } from "./adaptation.js";
 import { describeKeys } from "./keys.js";
 
 const ROUTES = [
   [/^#\/slides\/([^/]+)\/images\/([^/]+)$/, openUpload],
+  [/^#\/slides\/([^/]+)\/([^/]+)\/adaptation$/, openAdaptation],
   [/^#\/slides\/([^/]+)\/compare\/([^/]+)\/([^/]+)$/, openComparison],
   [/^#\/slides\/([^/]+)\/([^/]+)\/(gallery|fields|cell|trail)(?:\/([^/]+))?$/, openReview],
 ];

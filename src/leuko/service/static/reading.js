@@ -49,6 +49,8 @@ export class Reading extends EventTarget {
       call("GET", `slides/${this.slideId}`),
       call("GET", this.path),
     ]);
+    // They arrive in any order; a person looks for them by their names.
+    slide.fields.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }) || a.id - b.id);
     this.slide = slide;
     this.take(reading);
     this.cells.clear();

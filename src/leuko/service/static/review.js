@@ -59,7 +59,7 @@ class Review {
     this.stage.append(...[...this.views.values()].map((view) => view.node));
     this.bar = makeBar(this);
     this.stage.append(this.bar.node);
-    this.focused = this.list()[0]?.id ?? null;
+    this.focused = this.first();
     this.listen();
     this.refresh();
     this.follow();
@@ -104,7 +104,7 @@ class Review {
     this.hear(document, "keydown", (event) => this.press(event));
     reading.addEventListener("cells", ({ detail }) => {
       for (const id of this.chosen) if (!reading.cells.has(id)) this.chosen.delete(id);
-      if (!reading.cells.has(this.focused)) this.focused = this.list()[0]?.id ?? null;
+      if (!reading.cells.has(this.focused)) this.focused = this.first();
       if (this.name()) {
         const bar = makeBar(this);
         this.bar.node.replaceWith(bar.node);
@@ -224,6 +224,11 @@ class Review {
     return [...this.reading.cells.values()]
       .filter(isOpen)
       .sort((a, b) => isDoubtful(b) - isDoubtful(a) || byDoubt(a, b));
+  }
+
+  /** Where the keyboard begins; when no cell waits any more, at one of the others. */
+  first() {
+    return (this.list()[0] ?? [...this.reading.cells.values()][0])?.id ?? null;
   }
 
   targets() {

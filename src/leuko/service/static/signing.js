@@ -17,9 +17,9 @@ export function describeSigned({ signature, version }) {
   return `Signed by ${signature?.name ?? "?"}, ${moment(signature?.when)}${version > 1 ? `, version ${version}` : ""}.`;
 }
 
-/** Exports as plain links: they work without a click being caught. */
+/** Exports as plain links: they work without a click being caught. Beside them, what labels are good for. */
 export function makeExports({ reading }) {
-  return el(
+  const files = el(
     "details",
     { class: "menu", open: reading.signed },
     el("summary", {}, el("span", { text: reading.signed ? "Export" : "Export as preliminary" })),
@@ -44,6 +44,13 @@ export function makeExports({ reading }) {
       text: "The labelled set holds each reviewed cell with its label; leuko adapt and leuko train read it.",
     }),
   );
+  const adapt = el(
+    "a",
+    { class: "adapt", href: `#/slides/${reading.slideId}/${reading.id}/adaptation` },
+    icon("adapt"),
+    el("span", { text: "Adapt the model to these cells" }),
+  );
+  return [files, adapt];
 }
 
 export async function sign(review) {
@@ -79,16 +86,23 @@ export async function sign(review) {
       ),
     );
   }
+  const found = reading.differential.reviewed;
+  if (found.cells < found.target)
+    notes.push(
+      el("p", {
+        class: "hint",
+        text: `${found.target} leukocytes were to be counted; ${found.target - found.cells} are missing.`,
+      }),
+    );
   const { keep_images: keep } = reading.slide;
   notes.push(
     el("p", {
       class: "hint",
       text: keep
         ? "The images are kept."
-        : "Its images are deleted when no reading of this slide is open any more; boxes, labels and counts remain. The labelled set needs the images: export it before, if it is wanted.",
+        : "Its images are deleted when no reading of this slide is open any more; boxes, labels and counts remain. The labelled set, and adapting the model, need the images: do that before, if it is wanted.",
     }),
   );
-  const found = reading.differential.reviewed;
   let answer = null;
   const done = await ask(
     "Sign the differential",

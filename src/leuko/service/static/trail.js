@@ -26,6 +26,7 @@ export function makeTrail(review) {
     add: "box",
     confirm: "check",
     field: "images",
+    adapted: "adapt",
   };
 
   const name = (id) => `cell ${id}`;
@@ -43,13 +44,16 @@ export function makeTrail(review) {
       split: () => `${which} split into ${gather(made)}`,
       undo: () => "The change before was undone",
       redo: () => "The change was done again",
-      field: () => `A field came, with ${plural(made.length || cells.length, "cell")}`,
+      field: () =>
+        `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
       arbitrate: () => "Arbitration of two readings",
       reading: () => "A reading was begun",
       changed: () =>
         `The slide was changed: ${Object.entries(detail?.after ?? {})
           .map(([what, value]) => `${what.replace("_", " ")} ${value}`)
           .join(", ")}`,
+      adapted: () =>
+        `The model was adapted to ${plural(detail?.cells ?? 0, "reviewed cell")}: ${detail?.changed ? "its last layer was fitted again" : "its last layer was kept"} (bundle ${String(detail?.bundle ?? "").slice(0, 12)})`,
       sign: () => "Signed",
       version: () => `A new version: ${detail?.reason ?? ""}`,
     };
@@ -78,7 +82,7 @@ export function makeTrail(review) {
               el("p", {
                 class: "hint",
                 text: [
-                  one.by || "no name",
+                  one.by || (one.kind === "field" ? "" : "no name"),
                   moment(one.at),
                   one.version ? `version ${one.version}` : "",
                 ]
