@@ -1,10 +1,10 @@
 """uvicorn, taught to hang up on slow clients, never on those still sending, and to end cleanly.
 
 uvicorn has no limit on the time that a request may take to arrive, or an answer to be read. Here a
-sweep every half second looks at each connection: a head has `receive_seconds`, a body as long and
-what its size takes at the slowest speed, an answer the same. Who is refused while still sending is
-listened to for some seconds more: otherwise the system would reset the connection, and the client
-would never read why.
+sweep, several times a second, looks at each connection: a head has `receive_seconds`, a body as
+long and what its size takes at the slowest speed, an answer the same. Who is refused while still
+sending is listened to for some seconds more: otherwise the system would reset the connection, and
+the client would never read why.
 
 Knows connections and signals; knows nothing of routes.
 """
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from leuko.service.store import Store
     from leuko.use.predictor import Predictor
 
-TICKS = 5  # of 0.1 s, between sweeps
+SWEEP = 0.25  # s between sweeps
+SEND_BUFFER = 1 << 18  # bytes; the system would take megabytes of an answer that nobody reads
 LINGER_SECONDS, LINGER_BYTES = 5.0, 1 << 30
 MOMENT = 0.5  # s, to tell a slow client why
 KEEP_ALIVE = 5  # s without a request
@@ -72,6 +73,7 @@ class Connection(H11Protocol):
         """Takes the connection, or says that there are too many."""
         patient = _Patient(transport, self)
         super().connection_made(patient)  # type: ignore[arg-type]
+        self._note(monotonic())
         if len(self.connections) > self._settings.connections:
             patient.write(FULL)
             patient.linger()
@@ -82,6 +84,12 @@ class Connection(H11Protocol):
             return
         self._received += len(data)
         super().data_received(data)
+        self._note(monotonic())
+
+    def on_response_complete(self) -> None:
+        """Does as uvicorn does; another request may follow."""
+        super().on_response_complete()
+        self._note(monotonic())
 
     def resume_writing(self) -> None:
         """The client has read something."""
@@ -94,6 +102,8 @@ class Connection(H11Protocol):
 
     def sweep(self, now: float) -> None:
         """Hangs up if the client is too slow."""
+        if self.transport.is_closing():  # it was told already
+            return
         s = self._settings
         waiting = self.transport.get_write_buffer_size()
         if waiting == 0:
@@ -104,20 +114,24 @@ class Connection(H11Protocol):
             if now - since > s.receive_seconds + (most - waiting) / s.slowest:
                 self.transport.abort()
                 return
-        phase = (self.conn.their_state, self.cycle)
-        if phase != self._phase:
-            self._phase, self._since, self._received = phase, now, 0
+        self._note(now)
         allowed = s.receive_seconds
-        if phase[0] is h11.SEND_BODY:
+        if self.conn.their_state is h11.SEND_BODY:
             if self.flow.read_paused:  # it waits for us
                 self._since = now
             allowed += self._received / s.slowest
-        elif phase[0] is not h11.IDLE:  # all was received
+        elif self.conn.their_state is not h11.IDLE:  # all was received
             return
         if now - self._since > allowed:
             if self.cycle is None or not self.cycle.response_started:
                 self.transport.write(SLOW)
             self.transport.linger(MOMENT)  # type: ignore[attr-defined]
+
+    def _note(self, now: float) -> None:
+        """Notes when another phase of the exchange begins."""
+        phase = (self.conn.their_state, self.cycle)
+        if phase != self._phase:
+            self._phase, self._since, self._received = phase, now, 0
 
     def shutdown(self) -> None:
         """Ends the connection, after the request that is being answered."""
@@ -171,6 +185,7 @@ class Server(uvicorn.Server):
     """A server that looks after its connections, and ends with code 0 when asked to end."""
 
     on_stop: Callable[[], None] = staticmethod(lambda: None)
+    _swept = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Notes the wish; unlike uvicorn's it doesn't send the signal once more at the end."""
@@ -178,9 +193,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
-        if counter % TICKS == 0:
-            now = monotonic()
+        """Ten times a second, or less often under load."""
+        now = monotonic()
+        if now - self._swept >= SWEEP:
+            self._swept = now
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.sweep(now)
@@ -260,7 +276,9 @@ def listen(settings: ServiceSettings) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        made = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # of its connections too
+        return made
     except OSError as error:
         raise SettingsError(
             f"Can't listen on {settings.host}, port {settings.port}: {error.strerror or error}. "
