@@ -21,6 +21,7 @@ import pytest
 from leuko.data.image import encode_png
 from leuko.errors import SettingsError
 from leuko.service.app import create_app
+from leuko.service.queue import LONGEST_WAIT
 from leuko.service.refusals import Refusal
 from leuko.service.server import listen, make_server
 from leuko.service.settings import ServiceSettings, is_local
@@ -322,6 +323,66 @@ def test_the_queue_is_as_long_as_patience_allows(predictor):
 
     halting, settings = Halting(predictor), ServiceSettings(patience=0.35)
     asyncio.run(fill())
+
+
+def test_who_is_turned_away_comes_back_after_those_before(predictor):
+    async def fill() -> None:
+        queue = create_app(halting, None, settings).state.parts.queue
+        items = [Item("a", PICTURE)]
+        work = asyncio.ensure_future(queue.answer(items))
+        await asyncio.sleep(0.05)
+        told = []
+        for _ in range(400):
+            with pytest.raises(Refusal) as caught:
+                queue.check()
+            told.append(caught.value.retry_after)
+        assert told == sorted(told)
+        assert (told[0], told[-1]) == (1, LONGEST_WAIT)
+        assert told[100] >= 5  # at 0.05 s each
+        halting.gate.set()
+        await work
+        queue.check()  # there is room
+        queue.close()
+
+    halting, settings = Halting(predictor), ServiceSettings(shortest_queue=1, patience=0.0)
+    asyncio.run(fill())
+
+
+@pytest.mark.parametrize(("goal", "share"), [(0.0, 0.4), (60.0, 1.0)])
+def test_the_queue_is_shortened_while_answers_are_late(predictor, goal, share):
+    async def fill() -> None:
+        queue = create_app(predictor, None, ServiceSettings(goal=goal)).state.parts.queue
+        for _ in range(20):
+            await queue.run(lambda: None)
+        assert queue._share == share
+        queue.close()
+
+    asyncio.run(fill())
+
+
+def test_a_lone_request_lends_the_idle_cores_and_gets_the_same_bits(predictor):
+    network = predictor.bundle.network
+    cells = np.random.default_rng(5).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    queue = create_app(predictor, None, ServiceSettings(workers=4)).state.parts.queue
+    counts = []
+
+    async def ask_several(n: int) -> None:
+        go_on = threading.Event()
+        works = [asyncio.ensure_future(queue.run(lambda: go_on.wait(30))) for _ in range(n)]
+        await asyncio.sleep(0.05)
+        counts.append(queue._count_idle())
+        go_on.set()
+        await asyncio.gather(*works)
+
+    for n in (1, 2, 3, 4):
+        asyncio.run(ask_several(n))
+    assert counts == [4, 2, 1, 1]
+    alone = network.answer(cells, views=8)
+    for parts in (1, 2, 3, 5, 100):
+        network.share(lambda parts=parts: parts, 4)
+        for one, other in zip(alone, network.answer(cells, views=8), strict=True):
+            assert np.array_equal(one, other)
+    queue.close()
 
 
 def test_bytes_that_wait_are_bounded(predictor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,8 @@ def serve(
 
     def tell(address: str) -> None:
         say(f"Leuko is at {address} (stop with Ctrl-C)\nResearch use only, not for diagnosis.")
+        if engine == "onnxruntime" and find_spec("openvino"):
+            say("OpenVINO is installed: --engine openvino is often faster.")
         if open_page:
             import webbrowser
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,8 @@ class ExportedNetwork:
         self.classes = classes
         self.size = size
         self.engine = engine
+        self._pool: ThreadPoolExecutor | None = None
+        self._count_parts: Callable[[], int] = lambda: 1
         self.features, self.map = self._check()
         if engine == "openvino":  # the same model, which was just checked
             self._session = _OpenVino(model, threads or count_cores())
@@ -94,10 +97,33 @@ class ExportedNetwork:
             part = slice(start, start + step)
             # All views at once: one cell in eight views takes a fifth less time so.
             turned = np.concatenate(list(turn_views(cells[part], views)))
-            logits, pooled = self._session.run(OUTPUTS, {INPUT: turned})
+            logits, pooled = self._run(turned)
             probabilities[part] = _softmax(logits).reshape(views, -1, self.classes).mean(axis=0)
             features[part] = pooled.reshape(views, -1, self.features).mean(axis=0)
         return probabilities, features
+
+    def share(self, count_parts: Callable[[], int], most: int) -> None:
+        """Lets each batch run in several parts side by side, when cores are idle.
+
+        Views don't wait for each other, as the threads of one batch do at each layer; and ONNX
+        Runtime gives the same bits for a view, whatever else is in its batch.
+
+        Args:
+            count_parts: Asked at each batch: how many parts.
+            most: That it ever answers.
+        """
+        self._pool = ThreadPoolExecutor(most, "leuko-part")
+        self._count_parts = count_parts
+
+    def _run(self, views: NDArray[np.uint8]) -> list[Any]:
+        """Logits and features of views (N, S, S, 3), in parts if that was wanted."""
+        parts = min(self._count_parts(), len(views))
+        if self._pool is None or parts < 2:
+            return list(self._session.run(OUTPUTS, {INPUT: views}))
+        told = self._pool.map(
+            lambda part: self._session.run(OUTPUTS, {INPUT: part}), np.array_split(views, parts)
+        )
+        return [np.concatenate(one) for one in zip(*told, strict=True)]
 
     def look(self, cells: NDArray[np.uint8], *, batch: int = BATCH) -> NDArray[np.float32]:
         """The map that the features are the mean of, of each cell as it is.

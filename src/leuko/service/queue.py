@@ -3,12 +3,15 @@
     ask → let in? → a thread per core: read, cut, network, answer
 
 Each request is answered by one thread from end to end, and several requests side by side. That
-costs less than one request on several threads, which wait for each other at each layer; and cells
-of several requests aren't joined to one batch, because a larger batch isn't faster, and because
-then an answer is the very one that the library gives, whoever else asks at the time.
+costs less than one request on several threads, which wait for each other at each layer. Only a
+request that is alone lends the idle cores: the views of its cells are then looked at side by side,
+which gives the same bits. Cells of several requests aren't joined to one batch, because a larger
+batch isn't faster, and because then an answer is the very one that the library gives, whoever else
+asks at the time.
 
 How many pictures may wait follows from how fast they go on this machine: as many as are begun
-within the patience of the settings.
+within the patience of the settings, and fewer as long as more than one in a hundred is late. Who is
+turned away is told to come back when those who were turned away before have had their turn.
 
 Knows work and time; knows nothing of HTTP.
 """
@@ -36,6 +39,8 @@ Told = list[list[Answer] | SetAside]
 
 FIRST_GUESS = 0.05  # s for a picture, until some were measured
 NEWEST = 0.1  # weight of the newest measurement
+LATE, STEP, LEAST = 0.01, 0.1, 0.4  # share of late answers; how fast and far the queue is shortened
+LONGEST_WAIT = 15.0  # s that anybody is told to wait
 
 
 @dataclass
@@ -76,11 +81,15 @@ class Queue:
         self._settings = settings
         self._on_answer = on_answer
         self._lock = threading.Lock()
-        self._waiting = self._bytes = 0
+        self._waiting = self._bytes = self._jobs = 0
         self._seconds = FIRST_GUESS  # of the whole way, per picture, when there is always another
+        self._share = 1.0  # of the patience, so that few answers are late
         self._last = 0.0  # when the last job ended
+        self._booked = 0.0  # when the last of those who were turned away should come
         self._reading = threading.Semaphore(settings.decoders)
-        self._pool = ThreadPoolExecutor(settings.workers or count_cores(), "leuko-answer")
+        self._workers = settings.workers or count_cores()
+        self._pool = ThreadPoolExecutor(self._workers, "leuko-answer")
+        predictor.bundle.network.share(self._count_idle, self._workers)
 
     @property
     def waiting(self) -> int:
@@ -91,7 +100,8 @@ class Queue:
     def limit(self) -> int:
         """Pictures that may wait at present."""
         s = self._settings
-        return min(max(int(s.patience / self._seconds), s.shortest_queue), s.longest_queue)
+        fit = int(self._share * s.patience / self._seconds)
+        return min(max(fit, s.shortest_queue), s.longest_queue)
 
     def check(self, pictures: int = 1, size: int = 0) -> None:
         """Refuses what `answer` would refuse now; for early refusals.
@@ -145,6 +155,7 @@ class Queue:
     async def _enter(self, job: _Job) -> Any:
         with self._lock:
             self._check(job.pictures, job.size)
+            self._jobs += 1
             self._waiting += job.pictures
             self._bytes += job.size
         job.future.add_done_callback(lambda _: self._leave(job))
@@ -160,11 +171,26 @@ class Queue:
                 503, "busy",
                 f"{self._waiting} pictures are waiting already. Nothing was done; send the same "
                 "request again after the time in Retry-After.",
-                retry_after=max(1, ceil(self._waiting * self._seconds)),
+                retry_after=ceil(self._book(pictures)),
             )  # fmt: skip
+
+    def _book(self, pictures: int) -> float:
+        """Seconds until there is room, with all who were turned away before; above 0."""
+        now = perf_counter()
+        room = now + self._waiting * self._seconds
+        self._booked = max(self._booked, room) + pictures * self._seconds
+        self._booked = min(self._booked, now + LONGEST_WAIT)
+        return self._booked - now
+
+    def _count_idle(self) -> int:
+        """Cores that one job may use at present."""
+        return max(1, self._workers // max(1, self._jobs))
 
     def _leave(self, job: _Job) -> None:
         with self._lock:
+            self._jobs -= 1
+            if self._jobs == 0:
+                self._booked = 0.0  # there is room now
             self._waiting -= job.pictures
             self._bytes -= job.size
 
@@ -185,6 +211,10 @@ class Queue:
         took = (now - max(self._last, job.let_in)) / max(1, job.pictures)
         self._last = now
         self._seconds += NEWEST * (took - self._seconds)
+        if job.pictures == 1:  # in balance when as many are late as may be
+            late = now - job.let_in > self._settings.goal
+            share = self._share + STEP * (LATE - late)
+            self._share = min(max(share, LEAST), 1.0)
         self._on_answer(now - job.let_in)
         _settle(job.future, result)
 

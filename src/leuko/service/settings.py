@@ -31,6 +31,7 @@ class ServiceSettings:
         text_bytes: Largest request of any other kind.
         files: Most pictures in one request.
         patience: Seconds within which work that is let in should begin; more is turned away.
+        goal: Seconds from being let in within which 99 of 100 pictures should be answered.
         shortest_queue: Pictures that may wait in any case.
         longest_queue: Pictures that may wait at most.
         queue_bytes: Bytes of pictures that may wait.
@@ -51,13 +52,14 @@ class ServiceSettings:
     text_bytes: int = 1 << 20
     files: int = 64
     patience: float = 0.35
+    goal: float = 0.45
     shortest_queue: int = 4
     longest_queue: int = 64
     queue_bytes: int = 4 * MAX_BYTES
     uploads: int = 64
     workers: int | None = None
     decoders: int = 2
-    receive_seconds: float = 10.0
+    receive_seconds: float = 9.0
     slowest: float = 1 << 16
     drain_seconds: float = 8.0
     connections: int = 512
