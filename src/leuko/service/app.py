@@ -11,10 +11,11 @@ parts are joined; knows nothing of sockets.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -90,7 +91,7 @@ def create_app(
         version=leuko.__version__,
         summary="Classifies white blood cells in blood-smear images.",
         description="Research use only, not for diagnosis.",
-        docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json", lifespan=_live,
+        docs_url=None, redoc_url=None, openapi_url=None, lifespan=_live,
     )  # fmt: skip
     app.state.parts = parts
     app.add_middleware(Guard, settings=parts.settings, metrics=parts.metrics)
@@ -178,6 +179,15 @@ def _add_signs_of_life(app: FastAPI, parts: Parts) -> None:
     def ready() -> JSONResponse:
         parts.check()
         return JSONResponse({"ready": True})
+
+    written: list[Any] = [None, b""]  # the description, and its text: to write it takes long
+
+    @app.get("/api/v1/openapi.json", include_in_schema=False)
+    async def describe_all() -> Response:
+        facts = app.openapi()
+        if written[0] is not facts:  # routes were added
+            written[:] = facts, json.dumps(facts).encode()
+        return Response(written[1], media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

@@ -59,7 +59,7 @@ class ServiceSettings:
     uploads: int = 64
     workers: int | None = None
     decoders: int = 2
-    receive_seconds: float = 10.0
+    receive_seconds: float = 9.0
     slowest: float = 1 << 16
     drain_seconds: float = 8.0
     connections: int = 512
