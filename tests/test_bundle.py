@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 from safetensors.numpy import load, save
 
-from leuko.errors import BundleError, OutputError
+from leuko.errors import BundleError, MissingExtraError, OutputError, UnknownNameError
 from leuko.learning import bundle as bundles
+from leuko.learning import exchange
 from leuko.learning.batches import make_input
 from leuko.learning.bundle import (
     CARD,
@@ -32,13 +35,13 @@ from leuko.learning.bundle import (
     WEIGHTS,
     load_bundle,
     take_apart,
-    take_model,
     write_bundle,
 )
+from leuko.learning.exchange import take_model
 from leuko.learning.export import export_network, find_head
 from leuko.learning.fit import predict, round_to_half
-from leuko.learning.graph import add_note, halve_tensors, read_graph
-from leuko.learning.inference import ExportedNetwork
+from leuko.learning.graph import add_note, halve_tensors, read_graph, replace_tensors
+from leuko.learning.inference import ExportedNetwork, convert_to_openvino
 from leuko.learning.models import build
 from leuko.learning.parts import SUMS, write_sums
 from small_bundle import CLASSES, SIZE, make_bundle, make_facts, make_network, state
@@ -73,7 +76,7 @@ def draw_cells(n: int, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "efficientnet_b0"])
-def test_onnx_answers_as_pytorch_does(name: str):
+def test_onnx_answers_as_pytorch_does(name: str, tmp_path: Path):
     """Random weights, with batch statistics that were measured, so that answers differ."""
     size = 64
     network = build(name, 4, size=size, seed=3)
@@ -86,7 +89,15 @@ def test_onnx_answers_as_pytorch_does(name: str):
         network.train()(make_input(torch.from_numpy(cells)))
     expected = predict(network, cells)
     assert np.ptp(expected, axis=0).max() > 1e-3, "the cells are told apart"
-    exported = ExportedNetwork(export_network(network, size=size), size=size, classes=4)
+    model = export_network(network, size=size)
+    assert read_graph(model).operators.isdisjoint({"CastLike", "Expand", "Gather", "Range"})
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    run = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    assert "BatchNormalization" not in {node.op_type for node in run.graph.node}, "it is folded"
+    exported = ExportedNetwork(model, size=size, classes=4)
     given, features = exported.answer(cells, views=8)
     assert np.abs(given - expected).max() <= 1e-5
     assert np.array_equal(given.argmax(1), expected.argmax(1))
@@ -117,12 +128,56 @@ def test_a_bundle_is_read_as_it_was_written(made: Path, model: bytes, tmp_path: 
     assert load_bundle(packed.path).id == bundle.id == packed.id
     folder = Path(shutil.make_archive(str(tmp_path / "around"), "zip", made.parent, "small"))
     assert load_bundle(folder).id == bundle.id, "a folder around the parts, as packing makes it"
-    out = take_model(made, tmp_path / "network.onnx")
+    (out,) = take_model(made, tmp_path / "network.onnx")
     assert out.read_bytes() == (made / MODEL).read_bytes()
     assert "not for diagnosis" in (made / CARD).read_text()
     expected = predict(make_network(), draw_cells(9, SIZE))
     given, _ = bundle.network.answer(draw_cells(9, SIZE), views=8)
     assert np.abs(given - expected).max() <= 1e-5
+
+
+def test_openvino_gets_a_network_of_its_own_that_answers_the_same(halved: Path, tmp_path: Path):
+    import openvino
+
+    out = tmp_path / "network.xml"
+    assert take_model(halved, out, form="openvino") == [out, tmp_path / "network.bin"]
+    network = openvino.Core().read_model(out)
+    told = json.loads(network.get_rt_info("leuko").astype(str))
+    assert told["classes"] == list(CLASSES)
+    cells = draw_cells(3, SIZE)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = openvino.Core().compile_model(network, "CPU", settings)({"cells": cells})
+    bundle = load_bundle(halved)
+    expected = bundle.network._session.run(["logits"], {"cells": cells})[0]
+    assert np.abs(found["logits"] - expected).max() < 1e-4
+    with pytest.raises(OutputError, match="exists"):
+        take_model(halved, out, form="openvino")
+    out.unlink()
+    with pytest.raises(OutputError, match=r"network\.bin exists"):
+        take_model(halved, out, form="openvino")
+    with pytest.raises(OutputError, match=r"\.xml"):
+        take_model(halved, tmp_path / "other.onnx", form="openvino")
+    with pytest.raises(UnknownNameError, match="no format 'tensorrt'"):
+        take_model(halved, tmp_path / "other", form="tensorrt")
+
+
+def test_openvino_that_answers_otherwise_or_is_missing_writes_nothing(
+    halved: Path, tmp_path: Path, monkeypatch
+):
+    out = tmp_path / "network.xml"
+
+    def convert(model: bytes, notes: dict[str, str]) -> tuple[bytes, bytes]:
+        weight = read_graph(model).weights["head.weight"]
+        return convert_to_openvino(replace_tensors(model, {"head.weight": -weight}), notes)
+
+    monkeypatch.setattr(exchange, "convert_to_openvino", convert)
+    with pytest.raises(BundleError, match="golden pictures"):
+        take_model(halved, out, form="openvino")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"leuko\[openvino\]"):
+        take_model(halved, out, form="openvino")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(
@@ -179,7 +234,7 @@ def test_half_precision_is_kept_in_both_and_changes_no_bit(
 def test_bundles_of_the_format_before_are_read(
     half: bool, made: Path, halved: Path, model: bytes, rounded: bytes, tmp_path: Path
 ):
-    """Format 2: float32 in model.onnx, whatever the weights are; no word of int8."""
+    """Format 2: float32 in model.onnx, whatever the weights are."""
     new = load_bundle(halved if half else made)
     facts = replace(new.facts, format=2)
     parts = {part.name: part.read_bytes() for part in new.path.iterdir() if part.name != SUMS}
@@ -188,7 +243,6 @@ def test_bundles_of_the_format_before_are_read(
     for part, text in ((WEIGHTS, facts.model_text), (GOLDEN, facts.answer_text)):
         parts[part] = save(load(parts[part]), metadata={"leuko": text})
     parts[SUMS] = write_sums(parts)
-    assert "int8" not in json.loads(parts[FACTS])
     place = tmp_path / "old"
     place.mkdir()
     for name, data in parts.items():
@@ -449,11 +503,7 @@ HALF_TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     "half a weight used twice": (change_model(use_half_twice), True, "expected one Cast"),
     "a weight whole and half": (change_model(add_whole_beside_half), True, "twice"),
     "a constant in half precision": (change_model(keep_half_as_constant), True, "a constant in"),
-    "another version": (facts_with(lambda f: f.update(format=2)), True, "'int8'"),
-    "the version before": (
-        facts_with(lambda f: (f.update(format=2), f.pop("int8"))), True, "its format is 2",
-    ),
-    "int8 of which nothing is true": (facts_with(lambda f: f.update(int8={})), True, "int8"),
+    "the version before": (facts_with(lambda f: f.update(format=2)), True, "its format is 2"),
 }  # fmt: skip
 
 

@@ -272,15 +272,13 @@ def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int
     bundle:
         That leuko train wrote.
     to:
-        onnx.
+        onnx, or openvino (its XML, and a BIN beside it; needs leuko[openvino]).
     out:
-        The file, which must not exist. [default: NAME.onnx in the current folder]
+        The file, which must not exist. [default: NAME.onnx or NAME.xml in the current folder]
     """
-    from leuko.errors import UnknownNameError, suggest
-    from leuko.learning.bundle import take_model
+    from leuko.learning.exchange import FORMS, take_model
 
-    if to != "onnx":
-        raise UnknownNameError(f"There is no format {to!r}. {suggest(to, ['onnx'])}")
-    place = Path(f"{bundle.resolve().stem}.onnx") if out is None else out
-    sys.stdout.write(f"{take_model(bundle, place)}\n")
+    place = Path(f"{bundle.resolve().stem}{FORMS.get(to, '')}") if out is None else out
+    for path in take_model(bundle, place, form=to):
+        sys.stdout.write(f"{path}\n")
     return 0

@@ -51,7 +51,7 @@ from leuko.learning.parts import (
     write_sums,
     write_tensors,
 )
-from leuko.storage import explain_storage_faults, write_atomically
+from leuko.storage import explain_storage_faults
 
 FACTS, WEIGHTS, MODEL = "bundle.json", "weights.safetensors", "model.onnx"
 GOLDEN, CARD, REFERENCE = "golden.safetensors", "card.md", "reference.safetensors"
@@ -157,7 +157,7 @@ def load_bundle(
     head = (weight.astype(np.float32), bias.astype(np.float32))
     reference = _read_reference(parts.get(REFERENCE), facts)
     bundle = Bundle(place, identity, facts, network, head, reference)
-    _check_golden(bundle, parts[GOLDEN])
+    check_golden(bundle, parts[GOLDEN])
     return bundle
 
 
@@ -219,23 +219,6 @@ def write_bundle(
         else:
             temporary.unlink(missing_ok=True)
     return replace(checked, path=place)
-
-
-def take_model(path: str | os.PathLike[str], out: Path) -> Path:
-    """Copies ``model.onnx`` out of a bundle that was checked.
-
-    Args:
-        path: The bundle.
-        out: Must not exist.
-
-    Raises:
-        BundleError: The bundle isn't what was written.
-        OutputError: There is something at `out`.
-        StorageError: It can't be written.
-    """
-    check_place(out)
-    load_bundle(path)
-    return write_atomically(out, read_parts(Path(path), PARTS, OPTIONAL)[MODEL])
 
 
 def take_apart(bundle: Bundle) -> tuple[Tensors, bytes]:
@@ -362,12 +345,6 @@ def _check_weights(weights: Tensors, graph: Graph, facts: Facts) -> None:
             f"{MODEL} is written for version {graph.opset} of ONNX's operators; this Leuko "
             f"reads version {OPSET}. Export the bundle again."
         )
-    if (facts.int8 is not None) != ("QuantizeLinear" in graph.operators):
-        raise BundleError(
-            f"{FACTS} {'says' if facts.int8 else 'does not say'} what int8 costs, but {MODEL} "
-            f"computes in {'float32' if facts.int8 else 'int8'}. Get the bundle again from where "
-            "it was made."
-        )
     half = all(t.dtype == np.float16 for t in weights.values() if t.ndim >= 2)
     expected: Tensors = {
         MEAN: np.array(facts.preprocessing.mean, np.float32),
@@ -410,8 +387,16 @@ def _check_weights(weights: Tensors, graph: Graph, facts: Facts) -> None:
             )
 
 
-def _check_golden(bundle: Bundle, data: bytes) -> None:
-    """Answers the golden pictures anew."""
+def check_golden(bundle: Bundle, data: bytes) -> None:
+    """Cuts the golden pictures out anew and answers them.
+
+    Args:
+        bundle: Whose network counts.
+        data: ``golden.safetensors``.
+
+    Raises:
+        BundleError: A cell, a probability or a score is another than when the bundle was made.
+    """
     facts, prepared = bundle.facts, bundle.facts.preprocessing
     tensors, texts = read_tensors(GOLDEN, data)
     _check_texts(GOLDEN, texts.get(TEXT), facts.answer_text)

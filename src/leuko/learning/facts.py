@@ -19,8 +19,8 @@ from leuko.data.leukocytes import Leukocyte, cut_cell, cut_field
 from leuko.errors import BundleError, LeukoError
 from leuko.learning.models import find_architecture
 
-FORMAT = 3  # 2 had float32 in model.onnx whatever the weights; it is still read
-_LACKING: dict[int, set[str]] = {2: {"int8"}, FORMAT: set()}  # format that is read → its gaps
+FORMAT = 3
+FORMATS = (2, FORMAT)  # that are read; 2 had float32 in model.onnx whatever the weights
 RESIZE = "bilinear, antialiased"  # what leuko.data.image.resize_image does
 
 
@@ -101,7 +101,6 @@ class Facts:
         training: Where the model comes from: ``data``, ``protocol``, ``metrics`` and more, as JSON.
         leuko: Version that wrote it.
         created: Day, as 2026-01-31.
-        int8: What computing in whole numbers costs, as JSON, where ``model.onnx`` does so.
         format: Of the bundle.
     """
 
@@ -114,7 +113,6 @@ class Facts:
     training: dict[str, Any]
     leuko: str
     created: str
-    int8: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property
@@ -137,8 +135,7 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         """As in ``bundle.json``."""
-        facts = {"format": self.format, **_plain(asdict(self))}
-        return {key: value for key, value in facts.items() if key not in _LACKING[self.format]}
+        return {"format": self.format, **_plain(asdict(self))}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Facts:
@@ -148,13 +145,13 @@ class Facts:
             BundleError: Another version, a key or a value that can't be.
         """
         written = facts.get("format")
-        if type(written) is not int or written not in _LACKING:
+        if type(written) is not int or written not in FORMATS:
             raise BundleError(
                 f"The bundle has the format {written!r}; this Leuko reads "
-                f"{' and '.join(map(str, _LACKING))}. "
+                f"{' and '.join(map(str, FORMATS))}. "
                 "Use the version of Leuko that wrote it, or export the bundle again."
             )
-        _check_keys("bundle.json", facts, {*cls.__dataclass_fields__} - _LACKING[written])
+        _check_keys("bundle.json", facts, set(cls.__dataclass_fields__))
         prepared = _take(facts, "preprocessing", dict)
         decision = _take(facts, "decision", dict)
         read = cls(
@@ -167,7 +164,6 @@ class Facts:
             training=_take(facts, "training", dict),
             leuko=_take(facts, "leuko", str),
             created=_take(facts, "created", str),
-            int8=None if facts.get("int8") is None else _take(facts, "int8", dict),
             format=written,
         )
         _check(read)

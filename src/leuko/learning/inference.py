@@ -5,10 +5,13 @@ Knows cells and answers; knows nothing of classes, temperatures or files.
 
 from __future__ import annotations
 
+import copy
 import os
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +79,13 @@ class ExportedNetwork:
         self.features, self.map = self._check()
         if engine == "openvino":  # the same model, which was just checked
             self._session = _OpenVino(model, threads or count_cores())
+
+    def with_openvino(self, xml: bytes, numbers: bytes) -> ExportedNetwork:
+        """This network, with what `convert_to_openvino` made of it doing the work."""
+        other = copy.copy(self)
+        other.engine = "openvino"
+        other._session = _OpenVino(xml, count_cores(), numbers)
+        return other
 
     def answer(
         self, cells: NDArray[np.uint8], *, views: int, batch: int = BATCH
@@ -170,20 +180,46 @@ class ExportedNetwork:
         )
 
 
+def convert_to_openvino(model: bytes, notes: Mapping[str, str]) -> tuple[bytes, bytes]:
+    """A network in OpenVINO's own form (IR).
+
+    Args:
+        model: The bytes of ``model.onnx``.
+        notes: Texts by name, for its ``rt_info``.
+
+    Returns:
+        NAME.xml, the graph, and NAME.bin, its numbers, all in the precision that `model` has.
+
+    Raises:
+        MissingExtraError: OpenVINO isn't installed.
+    """
+    openvino = _load_openvino()
+    network = openvino.Core().read_model(model)
+    for name, text in notes.items():
+        network.set_rt_info(text, name)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "network.xml"
+        openvino.save_model(network, place, compress_to_fp16=False)
+        return place.read_bytes(), place.with_suffix(".bin").read_bytes()
+
+
+def _load_openvino() -> Any:
+    try:
+        import openvino  # type: ignore[import-untyped]
+    except ImportError:
+        raise MissingExtraError("OpenVINO isn't installed: pip install 'leuko[openvino]'") from None
+    return openvino
+
+
 class _OpenVino:
     """Intel's engine, called as ONNX Runtime's is."""
 
-    def __init__(self, model: bytes, threads: int) -> None:
-        try:
-            import openvino  # type: ignore[import-untyped]
-        except ImportError:
-            raise MissingExtraError(
-                "The engine OpenVINO isn't installed: pip install 'leuko[openvino]'"
-            ) from None
+    def __init__(self, model: bytes, threads: int, numbers: bytes = b"") -> None:
+        openvino = _load_openvino()
         streams = max(1, count_cores() // threads)  # batches that may run side by side
         core = openvino.Core()
         self._compiled: Any = core.compile_model(
-            core.read_model(model),
+            core.read_model(model, numbers),
             "CPU",
             {
                 "NUM_STREAMS": streams,
