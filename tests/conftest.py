@@ -10,6 +10,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Modules with the longest work come first, so that at the end no worker is left alone with one.
+LONGEST = (
+    "test_docs", "test_study", "test_page", "test_cli", "test_fit", "test_training",
+    "test_adaptation", "test_bundle", "test_laboratories", "test_pretraining", "test_inspection",
+    "test_audit", "test_service_guard", "test_review", "test_service", "test_evaluation",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the modules into the order in which the workers are given them."""
+
+    def rank(item: pytest.Item) -> int:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder that holds ``blood-cells/`` and ``pbc/``; the test is skipped without it."""

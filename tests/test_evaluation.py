@@ -31,6 +31,7 @@ from leuko.judgement.calibration import find_coverage_band, find_sets, fit_thres
 from leuko.judgement.evaluation import STATES
 from leuko.judgement.selective import judge_orders, measure_risk, trace_risk
 from leuko.learning.batches import DEVIATION, MEAN, make_input
+from leuko.learning.export import export_network
 from leuko.learning.seen import BESIDE, describe_seen
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED, name_columns
 from leuko.use.predictor import NO_CELL, Predictor, load
@@ -81,8 +82,9 @@ def model(tmp_path_factory, write: Write) -> Predictor:
         network[-1].bias.zero_()
         network[-1].bias.sub_(network(taken).mean(dim=0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_bundle, "make_network", lambda: network)
-        path = make_bundle(tmp_path_factory.mktemp("model") / "small").path
+        patch.setattr(small_bundle, "make_network", lambda **_: network)
+        exported = export_network(network, size=SIZE)
+        path = make_bundle(tmp_path_factory.mktemp("model") / "small", exported).path
     return load(path, threads=1)
 
 

@@ -1,0 +1,342 @@
+"""How fast Leuko answers, beside timm's script, PyTorch, a plain ONNX Runtime loop and OpenVINO.
+
+    git clone --depth 1 https://github.com/huggingface/pytorch-image-models
+    uv run python benchmarks/inference.py ../shared/data/pbc --peers FOLDER_OF_THE_CLONE
+
+The same JPEG cells, the same network (EfficientNet-B0 at 96 pixels, eight classes) and the same two
+threads for all. Leuko finds the cell, cuts it out, compares it with what cells are like, and
+averages eight views; timm resizes the picture and looks once. So Leuko is measured with one view
+too: the same bundle, written again with `views` 1. Everything takes turns within a round, so that
+other work on the machine slows all alike; what counts is the median of the rounds' ratios.
+Writes `results/inference.md`.
+
+    uv run python benchmarks/inference.py ../shared/data/pbc --memory 100000
+
+only measures memory, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from leuko.data.pictures import cut_pictures
+from leuko.data.sources import scan
+from leuko.engine import count_cores
+from leuko.learning.batches import make_input
+from leuko.learning.bundle import CARD, MODEL, OPTIONAL, PARTS, Bundle, take_apart, write_bundle
+from leuko.learning.inference import BATCH, INPUT, ExportedNetwork
+from leuko.learning.models import build
+from leuko.learning.parts import read_parts
+from leuko.use.inputs import gather
+from leuko.use.predictor import Predictor, load
+from provenance import find_version, head, write_results
+
+LEUKO = [str(Path(sys.executable).with_name("leuko")), "predict"]
+Times = dict[str, list[float]]
+
+
+def main(
+    data: Path, peers: Path | None, images: int, rounds: int, starts: int, compiled: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        chosen = choose(data, images)
+        lay_out(chosen, folder / "cells")
+        memory = measure_memory(chosen, [images, 2 * images, 3 * images])
+        eight = load()
+        one = Predictor(write_with_one_view(eight.bundle, folder / "one"))
+        lines = [
+            *tell_cold(measure_cold(folder, peers, rounds), images, rounds),
+            *tell_warm(measure_warm(one, eight, folder / "cells", rounds, compiled), rounds),
+            *tell_first(measure_first(chosen[0], starts)),
+            *tell_memory(memory, images),
+        ]
+    words = f"uv run python benchmarks/inference.py {data} --images {images} --rounds {rounds}"
+    words += f" --starts {starts}" + (f" --peers {peers.name}" if peers else "")
+    words += " --compile" if compiled else ""
+    top = head("How fast Leuko answers", words)
+    versions = ", ".join(
+        f"{name} {find_version(name)}" for name in ("torch", "timm", "onnxruntime", "openvino")
+    )
+    write_results("inference.md", [*top, versions + f"; {count_cores()} cores.", "", *lines])
+
+
+def choose(data: Path, images: int) -> list[Path]:
+    """Cells evenly spread over the set."""
+    found = sorted(data.glob("*/*.jpg"))
+    return [found[len(found) * i // images] for i in range(images)]
+
+
+def lay_out(chosen: list[Path], folder: Path) -> None:
+    folder.mkdir()
+    for path in chosen:
+        (folder / path.name).symlink_to(path.resolve())
+
+
+def write_with_one_view(bundle: Bundle, out: Path) -> Bundle:
+    """The same network, asked once. Its temperature is that of eight views: only time counts."""
+    prepared = replace(bundle.facts.preprocessing, views=1)
+    weights, model = take_apart(bundle)
+    return write_bundle(
+        out, replace(bundle.facts, preprocessing=prepared), weights=weights, model=model,
+        card=read_parts(bundle.path, PARTS, OPTIONAL)[CARD].decode(), reference=bundle.reference,
+    )  # fmt: skip
+
+
+def clock(work: Callable[[], Any]) -> float:
+    begin = perf_counter()
+    work()
+    return perf_counter() - begin
+
+
+def take_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> Times:
+    """Seconds of each way in each round; the order is turned round each time."""
+    times: Times = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            times[name].append(clock(ways[name]))
+            print(name, round(times[name][-1], 2), flush=True)
+    return times
+
+
+def compare(times: Times, a: str, b: str) -> str:
+    """How many times as fast as `a` is `b`: median of the rounds, and their range."""
+    ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+# --- a whole process ------------------------------------------------------------------------------
+
+
+def measure_cold(folder: Path, peers: Path | None, rounds: int) -> Times:
+    cells = folder / "cells"
+
+    def run(*words: str) -> None:
+        done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
+        assert done.returncode in (0, 3), done.stderr[-2000:]
+
+    ways = {
+        "`leuko predict`, 8 views": lambda: run(*LEUKO, str(cells), "--out", "8.csv"),
+        "`leuko predict`, 1 view": lambda: run(
+            *LEUKO, str(cells), "--model", str(folder / "one"), "--out", "1.csv"
+        ),
+    }
+    if peers is not None:
+        script = next(peers.rglob("inference.py")).resolve()
+        words = [
+            sys.executable, str(script), "--data-dir", str(cells), "--model", "efficientnet_b0",
+            "--num-classes", "8", "--input-size", "3", "96", "96", "--device", "cpu",
+            "--batch-size", "32", "--workers", "2", "--results-file", "timm.csv",
+            "--no-console-results", "--label-type", "none",
+        ]  # fmt: skip
+        ways["timm `inference.py`, 1 view"] = lambda: run(*words)
+
+    def clean(work: Callable[[], Any]) -> Callable[[], Any]:
+        def begin() -> None:
+            for file in folder.glob("*.csv"):
+                file.unlink()
+            work()
+
+        return begin
+
+    return take_turns({name: clean(work) for name, work in ways.items()}, rounds)
+
+
+def tell_cold(times: Times, images: int, rounds: int) -> list[str]:
+    peer = next((name for name in times if name.startswith("timm")), None)
+    rows = [
+        f"| {name} | {median(seconds):.1f} | {compare(times, peer, name) if peer else '–'} |"
+        for name, seconds in times.items()
+    ]
+    return [
+        f"## A whole process, {images:,} JPEG cells, {rounds} rounds", "",
+        "From the start of the process to its end, Python and libraries included.", "",
+        "| process | median, s | times as fast as timm (range) |", "|---|---|---|", *rows, "",
+    ]  # fmt: skip
+
+
+# --- in a process that is warm --------------------------------------------------------------------
+
+
+def measure_warm(
+    one: Predictor, eight: Predictor, folder: Path, rounds: int, compiled: bool
+) -> dict[str, Any]:
+    prepared = one.bundle.facts.preprocessing
+    _, cells, _ = cut_pictures(
+        scan(folder), view="cell", size=prepared.size, window=prepared.window
+    )
+    items, _ = gather(folder)
+    size, classes = prepared.size, len(one.classes)
+    model = read_parts(one.bundle.path, PARTS, OPTIONAL)[MODEL]
+    openvino = ExportedNetwork(model, size=size, classes=classes, engine="openvino")
+    session = one.bundle.network._session
+    parts = [cells[i : i + BATCH] for i in range(0, len(cells), BATCH)]
+    ways = {
+        "PyTorch, eager": run_eager(one.bundle, parts),
+        "a plain ONNX Runtime loop": lambda: [session.run(None, {INPUT: p}) for p in parts],
+        "Leuko's network, cells in memory": lambda: one.bundle.network.answer(cells, views=1),
+        "the same with OpenVINO": lambda: openvino.answer(cells, views=1),
+        "Leuko from JPEG files, 1 view": lambda: list(one.stream(items)),
+    }
+    if compiled and (work := run_compiled(one.bundle, parts)):
+        ways["PyTorch, torch.compile"] = work
+    for work in ways.values():
+        work()
+    few = items[: len(items) // 16 * 4]
+    some = [np.concatenate([p] * 8) for p in cells[: len(few)].reshape(-1, 4, *cells.shape[1:])]
+    eights = {
+        "ONNX Runtime": lambda: [session.run(None, {INPUT: p}) for p in some],
+        "files": lambda: list(eight.stream(few)),
+    }
+    return {
+        "n": len(cells), "one": take_turns(ways, rounds),
+        "eight": take_turns(eights, rounds), "few": len(few),
+    }  # fmt: skip
+
+
+def run_eager(bundle: Bundle, parts: list[Any]) -> Callable[[], Any]:
+    import torch
+
+    network, mean, deviation = build_torch(bundle)
+
+    def answer() -> None:
+        with torch.inference_mode():
+            for part in parts:
+                network(make_input(torch.from_numpy(part), mean, deviation)).softmax(1).numpy()
+
+    return answer
+
+
+def run_compiled(bundle: Bundle, parts: list[Any]) -> Callable[[], Any] | None:
+    """None without a C++ compiler."""
+    import torch
+
+    if shutil.which("g++") is None:
+        return None
+    network, mean, deviation = build_torch(bundle)
+    compiled = torch.compile(network)
+    whole = [p for p in parts if len(p) == BATCH]  # another size would be compiled again
+
+    def answer() -> None:
+        with torch.inference_mode():
+            for part in whole:
+                compiled(make_input(torch.from_numpy(part), mean, deviation)).softmax(1).numpy()
+
+    return answer
+
+
+def build_torch(bundle: Bundle) -> tuple[Any, Any, Any]:
+    import torch
+
+    torch.set_num_threads(count_cores())
+    facts = bundle.facts
+    network = build(facts.architecture, len(facts.classes), size=facts.preprocessing.size, seed=0)
+    weights, _ = take_apart(bundle)
+    network.load_state_dict(
+        {k: torch.from_numpy(v.astype("f4") if v.ndim else v) for k, v in weights.items()}
+    )
+    numbers = (torch.tensor(facts.preprocessing.mean), torch.tensor(facts.preprocessing.deviation))
+    return network.eval().to(memory_format=torch.channels_last), *numbers
+
+
+def tell_warm(found: dict[str, Any], rounds: int) -> list[str]:
+    times, n = found["one"], found["n"]
+    bare = "a plain ONNX Runtime loop"
+    rows = [
+        f"| {name} | {n / median(seconds):.0f} | {compare(times, 'PyTorch, eager', name)} | "
+        f"{compare(times, bare, name)} |"
+        for name, seconds in times.items()
+    ]
+    compiled = [] if "PyTorch, torch.compile" in times else [
+        "torch.compile was not run: it takes --compile and a C++ compiler.", "",
+    ]  # fmt: skip
+    return [
+        f"## In a warm process, {n:,} cells, one view, batches of {BATCH}, {rounds} rounds", "",
+        "| way | cells/s (median) | times as fast as eager (range) | share of the bare session |",
+        "|---|---|---|---|", *rows, "", *compiled,
+        f"With eight views Leuko from {found['few']:,} JPEG files reaches "
+        f"{compare(found['eight'], 'ONNX Runtime', 'files')} of what the bare session does on as "
+        "many views in memory: finding and cutting go on while the network is at work.", "",
+    ]  # fmt: skip
+
+
+# --- the first answer -----------------------------------------------------------------------------
+
+
+def measure_first(path: Path, starts: int) -> list[float]:
+    def begin() -> None:
+        done = subprocess.run([*LEUKO, str(path)], capture_output=True)
+        assert done.returncode == 0
+
+    begin()  # brings the files of Python and its libraries into memory
+    return [clock(begin) for _ in range(starts)]
+
+
+def tell_first(seconds: list[float]) -> list[str]:
+    return [
+        f"## The first answer, {len(seconds)} starts", "",
+        f"`leuko predict ONE.jpg`, a whole process: median {median(seconds):.2f} s, at most "
+        f"{max(seconds):.2f} s.", "",
+    ]  # fmt: skip
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def measure_memory(chosen: list[Path], marks: list[int]) -> dict[int, int]:
+    """MiB resident after so many images; they are files repeated, answered one by one."""
+    model = load()
+    items, _ = gather(chosen)
+    found: dict[int, int] = {}
+    many = [items[i % len(items)] for i in range(max(marks))]
+    for done, _ in enumerate(model.stream(many), start=1):
+        if done in marks:
+            found[done] = read_resident()
+            print(done, "images:", found[done], "MiB", flush=True)
+    return found
+
+
+def read_resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+def tell_memory(found: dict[int, int], images: int) -> list[str]:
+    rows = [f"| {n:,} | {mib:,} |" for n, mib in found.items()]
+    return [
+        "## Memory", "",
+        f"`Predictor.stream` over {images:,} files, again and again, eight views; the growth "
+        "counts, because OpenCV, Polars and the like are resident too. See also --memory.",
+        "",
+        "| images | resident, MiB |", "|---|---|", *rows, "",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
+    parser.add_argument("--memory", type=int)
+    given = parser.parse_args()
+    if given.memory:
+        steps = [n for n in (1000, 2000, 5000, 10_000, 20_000, 50_000) if n < given.memory]
+        measure_memory(choose(given.data, given.images), [*steps, given.memory])
+    else:
+        main(given.data, given.peers, given.images, given.rounds, given.starts, given.compile)
