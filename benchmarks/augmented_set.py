@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from leuko.judgement.comparison import interval
+from leuko.judgement.findings import points
 from leuko.judgement.metrics import exact_limits
 
 METRICS = ("accuracy", "balanced_accuracy")
@@ -80,6 +81,15 @@ def main(run: Path) -> None:
         own = answers.filter(pl.col("model") == model)
         for name, table in (("pictures", own), ("sources", merge_views(own, classes))):
             print(f"| {model} | {table.height} {name} | {' | '.join(judge(table, classes))} |")
+    print("\n| a | b | pictures: a − b in accuracy | p | p after Holm | verdict |")
+    print("|---|---|---|---|---|---|")
+    for pair in (*results["pairs"], *results["over_colour"]):
+        limits = " to ".join(points(pair[key]) for key in ("low", "high"))
+        print(
+            f"| {pair['a']} | {pair['b']} | {points(pair['difference'])} ({limits}) | "
+            f"{pair['p']:.3f} | {pair['p_holm']:.3f} | {pair['verdict']} |"
+        )
+    print("\nPairs with the colour baseline stand by themselves: their p isn't adjusted.")
     colour = results["baselines"]["colour"]
     print(
         f"\nThe colour baseline, which knows no morphology: {colour['accuracy']['value']:.1%} "

@@ -27,12 +27,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 
+from leuko.data.image import read_image
+from leuko.data.leukocytes import estimate_scale
 from leuko.data.pictures import cut_pictures
+from leuko.data.portraits import describe_cell
 from leuko.data.sources import scan
 from leuko.engine import count_cores
 from leuko.learning.batches import make_input
@@ -41,7 +44,7 @@ from leuko.learning.inference import BATCH, INPUT, ExportedNetwork
 from leuko.learning.models import build
 from leuko.learning.parts import read_parts
 from leuko.use.inputs import gather
-from leuko.use.predictor import Predictor, load
+from leuko.use.predictor import Predictor, find_cells, load
 from provenance import find_version, head, write_results
 
 LEUKO = [str(Path(sys.executable).with_name("leuko")), "predict"]
@@ -61,6 +64,7 @@ def main(
         lines = [
             *tell_cold(measure_cold(folder, peers, rounds), images, rounds),
             *tell_warm(measure_warm(one, eight, folder / "cells", rounds, compiled), rounds),
+            *tell_steps(measure_steps(one, chosen[:100]), len(chosen[:100])),
             *tell_first(measure_first(chosen[0], starts)),
             *tell_memory(memory, images),
         ]
@@ -284,6 +288,47 @@ def tell_warm(found: dict[str, Any], rounds: int) -> list[str]:
         f"With eight views Leuko from {found['few']:,} JPEG files reaches "
         f"{compare(found['eight'], 'ONNX Runtime', 'files')} of what the bare session does on as "
         "many views in memory: finding and cutting go on while the network is at work.", "",
+    ]  # fmt: skip
+
+
+# --- where the time goes --------------------------------------------------------------------------
+
+
+def measure_steps(one: Predictor, chosen: list[Path]) -> dict[str, float]:
+    """Milliseconds of processor time a picture, each step by itself, on one thread."""
+    facts = one.bundle.facts.preprocessing
+    network = ExportedNetwork(
+        read_parts(one.bundle.path, PARTS, OPTIONAL)[MODEL], size=facts.size,
+        classes=len(one.classes), threads=1,
+    )  # fmt: skip
+    seconds = dict.fromkeys(
+        ("read and decode", "find the cells, measure the scale", "cut out",
+         "describe, to tell what is no cell", "network, one view"), 0.0,
+    )  # fmt: skip
+    for path in chosen:
+        marks = [process_time()]
+        picture = read_image(path)
+        marks.append(process_time())
+        scale = estimate_scale(picture)
+        found = find_cells(picture, scale)
+        marks.append(process_time())
+        cells = np.stack([facts.cut(picture, cell) for cell in found])
+        marks.append(process_time())
+        for cell in cells:
+            describe_cell(cell)
+        marks.append(process_time())
+        network.answer(cells, views=1)
+        marks.append(process_time())
+        for name, begin, end in zip(seconds, marks, marks[1:], strict=False):
+            seconds[name] += end - begin
+    return {name: 1000 * total / len(chosen) for name, total in seconds.items()}
+
+
+def tell_steps(steps: dict[str, float], images: int) -> list[str]:
+    rows = [f"| {name} | {value:.1f} |" for name, value in steps.items()]
+    return [
+        f"## Where the time goes, {images:,} pictures, one thread", "",
+        "| step | ms of processor time a picture |", "|---|---|", *rows, "",
     ]  # fmt: skip
 
 

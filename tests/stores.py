@@ -15,8 +15,9 @@ from uuid import uuid4
 import numpy as np
 
 from leuko.service import shelf
+from leuko.service.fields import Picture, add_field
 from leuko.service.records import Machine
-from leuko.service.shelf import Finding, Picture
+from leuko.service.shelf import Finding
 from leuko.service.store import Store
 
 BINARIES = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
@@ -120,5 +121,5 @@ def fill(store: Store, *, fields: int = 1, cells: int = 3, **settings) -> tuple[
     values = {"name": "Smear", "target": 200, "keep_images": False, "reader": "A", **settings}
     slide = shelf.create_slide(store, model="m" * 64, classes=CLASSES, **values)
     for number in range(fields):
-        shelf.add_field(store, slide, make_picture(number, cells), key=f"key-{number}")
+        add_field(store, slide, make_picture(number, cells), key=f"key-{number}")
     return slide, shelf.read_slide(store, slide)["readings"][0]["id"]

@@ -78,6 +78,7 @@ DOORS = {
         "leuko.service.tables",
         "leuko.service.store",
         "leuko.service.shelf",
+        "leuko.service.fields",
         "leuko.service.reviews",
         "leuko.service.signatures",
         "leuko.service.adapted",

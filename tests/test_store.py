@@ -20,7 +20,7 @@ from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from leuko.errors import StoreError
-from leuko.service import arbitration, portraits, reviews, shelf, signatures, tables
+from leuko.service import arbitration, fields, portraits, reviews, shelf, signatures, tables
 from leuko.service import store as store_module
 from leuko.service.adapted import find_adaptation, keep_adaptation, read_bundle
 from leuko.service.records import ADD, CONFIRM, DELETE, LABEL, REDO, SPLIT, UNDO, Wish
@@ -321,7 +321,7 @@ def test_added_and_split_cells_belong_to_one_reading(store: Store):
 def test_a_field_reaches_every_reading(store: Store):
     slide, reading = fill(store, fields=1)
     second = reviews.open_reading(store, slide, "B")
-    shelf.add_field(store, slide, make_picture(7), key=None)
+    fields.add_field(store, slide, make_picture(7), key=None)
     for one, revision in ((reading, 2), (second, 1)):
         found = reviews.load_reading(store, slide, one)
         assert found.review.revision == revision
@@ -333,14 +333,14 @@ def test_a_repeated_upload_makes_one_field(store: Store):
     slide, _ = fill(store, fields=0)
     picture = make_picture(1)
     with ThreadPoolExecutor(6) as pool:
-        made = list(pool.map(lambda _: shelf.add_field(store, slide, picture, key="k"), range(6)))
+        made = list(pool.map(lambda _: fields.add_field(store, slide, picture, key="k"), range(6)))
     assert len(set(made)) == 1
     assert len(shelf.read_slide(store, slide)["fields"]) == 1
     with pytest.raises(Refusal, match=r"already, as field-1\.jpg") as refused:
-        shelf.add_field(store, slide, picture, key="another")
+        fields.add_field(store, slide, picture, key="another")
     assert refused.value.to_json()["error"]["field"] == made[0]
     with pytest.raises(Refusal, match="Idempotency-Key"):
-        shelf.add_field(store, slide, make_picture(2), key="k")
+        fields.add_field(store, slide, make_picture(2), key="k")
 
 
 def test_names_are_only_text(store: Store):
@@ -357,12 +357,12 @@ def test_what_isnt_there_is_said(store: Store):
     slide, reading = fill(store)
     for ask in (
         lambda: shelf.read_slide(store, 99),
-        lambda: shelf.read_image(store, slide, 99),
+        lambda: fields.read_image(store, slide, 99),
         lambda: reviews.load_reading(store, slide, 99),
         lambda: reviews.load_reading(store, 99, reading),
         lambda: reviews.load_reading(store, slide, reading, version=3),
         lambda: portraits.read_portrait(store, slide, reading, 99, None),
-        lambda: shelf.add_field(store, 99, make_picture(), key=None),
+        lambda: fields.add_field(store, 99, make_picture(), key=None),
     ):
         with pytest.raises(Refusal) as refused:
             ask()
@@ -376,7 +376,7 @@ def test_a_signature_locks_and_images_go(store: Store, url: str):
     slide, reading = fill(store)
     field = shelf.read_slide(store, slide)["fields"][0]["id"]
     cell = cells_of(store, slide, reading)[0]
-    assert shelf.read_image(store, slide, field) == b"an image 0"
+    assert fields.read_image(store, slide, field) == b"an image 0"
     with pytest.raises(Refusal, match="1 cell is unidentified") as refused:
         signatures.sign(store, slide, reading, name="A", seen=1, leave_unidentified=False)
     assert refused.value.status == 422
@@ -386,14 +386,14 @@ def test_a_signature_locks_and_images_go(store: Store, url: str):
     signed = sign(store, slide, reading, "Ada")
     assert signed.outline["signed"]["name"] == "Ada"
     for ask in (
-        lambda: shelf.read_image(store, slide, field),
+        lambda: fields.read_image(store, slide, field),
         lambda: portraits.read_portrait(store, slide, reading, cell, None),
     ):
         with pytest.raises(Refusal) as refused:
             ask()
         assert refused.value.status == 410
     for ask in (
-        lambda: shelf.add_field(store, slide, make_picture(5), key=None),
+        lambda: fields.add_field(store, slide, make_picture(5), key=None),
         lambda: shelf.delete_slide(store, slide),
         lambda: sign(store, slide, reading),
     ):
@@ -411,10 +411,10 @@ def test_images_stay_if_the_slide_says_so(store: Store):
     slide, reading = fill(store, keep_images=True)
     field = shelf.read_slide(store, slide)["fields"][0]["id"]
     sign(store, slide, reading)
-    assert shelf.read_image(store, slide, field) == b"an image 0"
+    assert fields.read_image(store, slide, field) == b"an image 0"
     signatures.delete_images_now(store, slide, by="A")
     with pytest.raises(Refusal, match="were deleted"):
-        shelf.read_image(store, slide, field)
+        fields.read_image(store, slide, field)
     with pytest.raises(Refusal, match="were deleted"):
         shelf.change_slide(store, slide, {"keep_images": True}, by="A")
 
@@ -430,7 +430,7 @@ def test_a_signed_reading_is_changed_as_a_new_version_only(store: Store):
     assert (opened.outline["version"], opened.outline["state"]) == (2, "open")
     assert opened.review.undo is None
     do(store, slide, reading, LABEL, cell, label="monocyte")
-    shelf.add_field(store, slide, make_picture(8), key=None)
+    fields.add_field(store, slide, make_picture(8), key=None)
     first = reviews.load_reading(store, slide, reading, version=1)
     assert first.outline["signed"]["name"] == "Ada"
     assert first.review.cells[cell].label == "blast"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +37,8 @@ def serve(
     model:
         A bundle that leuko train wrote. [default: the one that ships with Leuko]
     engine:
-        onnxruntime, or openvino: often faster; answers differ by rounding (needs
-        leuko[openvino]).
+        onnxruntime, or openvino (needs leuko[openvino]); which is faster depends on the
+        processor, and answers differ by rounding.
     store:
         Where slides are kept: a file, or postgresql://… [default: leuko.db of this user]
     host:
@@ -78,8 +77,6 @@ def serve(
 
     def tell(address: str) -> None:
         say(f"Leuko is at {address} (stop with Ctrl-C)\nResearch use only, not for diagnosis.")
-        if engine == "onnxruntime" and find_spec("openvino"):
-            say("OpenVINO is installed: --engine openvino is often faster.")
         if open_page:
             import webbrowser
 

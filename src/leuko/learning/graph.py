@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leuko.errors import BundleError
 
 # TensorProto.DataType → NumPy, for the types that a network of Leuko holds.
-_TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2"}
+_TYPES = {1: "<f4", 2: "u1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2"}
 _FLOAT, _HALF = 1, 10
 _INT = 2  # of AttributeProto.AttributeType
 _DEEPEST = 4  # of graphs within graphs; Leuko's own have none

@@ -35,7 +35,8 @@ class ExportedNetwork:
         size: S, the side of the cells.
         classes: K.
         threads: Of one batch; None takes one per core.
-        engine: Of `ENGINES`: what computes. OpenVINO is often faster; answers differ by rounding.
+        engine: Of `ENGINES`: what computes. Which is faster depends on the processor; answers
+            differ by rounding.
 
     Raises:
         UnknownNameError: There is no such engine.
@@ -113,7 +114,7 @@ class ExportedNetwork:
         return probabilities, features
 
     def share(self, count_parts: Callable[[], int], most: int) -> None:
-        """Lets each batch run in several parts side by side, when cores are idle.
+        """Lets each batch run in parts side by side while cores are idle, until `stop_sharing`.
 
         Views don't wait for each other, as the threads of one batch do at each layer; and ONNX
         Runtime gives the same bits for a view, whatever else is in its batch.
@@ -122,15 +123,23 @@ class ExportedNetwork:
             count_parts: Asked at each batch: how many parts.
             most: That it ever answers.
         """
+        self.stop_sharing()
         self._pool = ThreadPoolExecutor(most, "leuko-part")
         self._count_parts = count_parts
 
+    def stop_sharing(self) -> None:
+        """Runs each batch whole again, and ends the threads that ran parts."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+
     def _run(self, views: NDArray[np.uint8]) -> list[Any]:
         """Logits and features of views (N, S, S, 3), in parts if that was wanted."""
-        parts = min(self._count_parts(), len(views))
-        if self._pool is None or parts < 2:
+        pool = self._pool
+        parts = min(self._count_parts(), len(views)) if pool is not None else 1
+        if pool is None or parts < 2:
             return list(self._session.run(OUTPUTS, {INPUT: views}))
-        told = self._pool.map(
+        told = pool.map(
             lambda part: self._session.run(OUTPUTS, {INPUT: part}), np.array_split(views, parts)
         )
         return [np.concatenate(one) for one in zip(*told, strict=True)]

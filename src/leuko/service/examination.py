@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from leuko.data.image import decode_image, encode_jpeg, resize_image
 from leuko.data.leukocytes import Leukocyte, estimate_scale
 from leuko.errors import ImageError
+from leuko.service.fields import Picture
 from leuko.service.records import LONGEST_NAME, Box, Machine, clean_text
 from leuko.service.refusals import Refusal
-from leuko.service.shelf import Finding, Picture
+from leuko.service.shelf import Finding
 from leuko.use.answers import REJECTED, UNIDENTIFIED
 from leuko.use.predictor import find_cells, judge_cell, score_cells
 
@@ -40,7 +41,7 @@ class Draft:
     """A picture whose cells are found, but not yet named.
 
     Attributes:
-        name, data, sha256: As for `leuko.service.shelf.Picture`.
+        name, data, sha256: As for `leuko.service.fields.Picture`.
         pixels: RGB (H, W, 3).
         own_scale: Pixels per µm, measured in this picture.
         cells: Found at the scale that was taken for it.

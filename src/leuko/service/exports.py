@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 
 from leuko.data.image import decode_image, encode_jpeg
-from leuko.service import reviews, shelf
+from leuko.service import fields, reviews, shelf
 from leuko.service.counts import count_reviewed
 from leuko.service.examples import LARGEST_ID, Id, show_errors
 from leuko.service.records import REVIEWED, SIGNED, Box, Cell
@@ -155,8 +155,8 @@ def write_set(store: Store, slide: Mapping[str, Any], known: Sequence[Cell]) -> 
 def _cut_all(store: Store, slide: int, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Pixels]]:
     """Pictures of cells, field by field, so that each field is read once."""
     for field in dict.fromkeys(cell.field for cell in cells):
-        pixels = decode_image(shelf.read_image(store, slide, field))
-        scale = shelf.find_scale(store, slide, field)
+        pixels = decode_image(fields.read_image(store, slide, field))
+        scale = fields.find_scale(store, slide, field)
         for cell in cells:
             if cell.field == field:
                 yield cell, pixels if scale is None else cut_window(pixels, cell.box, scale)
@@ -172,6 +172,7 @@ def cut_window(pixels: Pixels, box: Box, scale: float) -> Pixels:
     """
     half = max(1, round(WINDOW * scale / 2))
     x, y = round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2)
+    # Only what is shown is mirrored: to pad the whole field would copy it for each of its cells.
     rows, columns = (
         _mirror(np.arange(middle - half, middle + half), side)
         for middle, side in zip((y, x), pixels.shape[:2], strict=True)

@@ -19,10 +19,11 @@ from leuko.data.leukocytes import Leukocyte, estimate_scale, place_in_cell
 from leuko.judgement.explanation import draw_map, enlarge
 from leuko.service import tables
 from leuko.service.examination import PORTRAIT, cut_portrait, place_portrait, reencode, shrink
+from leuko.service.fields import find_scale, no_image, read_image
 from leuko.service.records import REVIEWED, SIGNED
 from leuko.service.refusals import Refusal
 from leuko.service.reviews import load_reading
-from leuko.service.shelf import find_scale, find_slide, images_gone, no_image, read_image
+from leuko.service.shelf import find_slide, images_gone
 from leuko.service.store import Store
 from leuko.use.maps import map_cells
 

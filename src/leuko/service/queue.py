@@ -89,7 +89,8 @@ class Queue:
         self._reading = threading.Semaphore(settings.decoders)
         self._workers = settings.workers or count_cores()
         self._pool = ThreadPoolExecutor(self._workers, "leuko-answer")
-        predictor.bundle.network.share(self._count_idle, self._workers)
+        self._network = predictor.bundle.network
+        self._network.share(self._count_idle, self._workers)
 
     @property
     def waiting(self) -> int:
@@ -151,6 +152,7 @@ class Queue:
     def close(self) -> None:
         """Ends the threads; what isn't begun is dropped."""
         self._pool.shutdown(cancel_futures=True)
+        self._network.stop_sharing()
 
     async def _enter(self, job: _Job) -> Any:
         with self._lock:

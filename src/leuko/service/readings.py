@@ -14,7 +14,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from leuko.service import arbitration, portraits, reviews, shelf, signatures
+from leuko.service import arbitration, fields, portraits, reviews, shelf, signatures
 from leuko.service.counts import count_machine, count_reviewed
 from leuko.service.examination import name_cells, place_boxes
 from leuko.service.examples import LARGEST_ID, Id, show_errors
@@ -255,7 +255,7 @@ def _place(store: Store, bundle: Bundle, sid: int, rid: int, wish: Wish) -> Any:
     check_wish(found.review, wish)
     field = found.review.cells[wish.cells[0]].field if wish.cells else wish.field
     assert field is not None  # check_wish has seen to it
-    data, scale = shelf.read_image(store, sid, field), shelf.find_scale(store, sid, field)
+    data, scale = fields.read_image(store, sid, field), fields.find_scale(store, sid, field)
     return place_boxes(bundle, data, wish.boxes, scale)
 
 

@@ -1,6 +1,6 @@
-"""Slides, their fields and images in the store.
+"""Slides in the store, and the rows that all that belongs to a slide is made of.
 
-    slide → fields → cells as the machine found them
+    slide → fields (`fields`) → cells as the machine found them
 
 Each function is one transaction. Knows what lies where; knows nothing of how cells are found or
 what a review makes of them.
@@ -18,7 +18,6 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from leuko.service import tables
 from leuko.service.records import (
-    FIELD,
     LONGEST_NAME,
     OPEN,
     SIGNED,
@@ -46,30 +45,6 @@ class Finding:
     machine: Machine
     portrait: bytes
     features: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A field on its way into the store.
-
-    Attributes:
-        name: As it is shown; only text.
-        data: The bytes as they came; empty if they couldn't be read.
-        sha256: Of those bytes.
-        width, height: In px; None if it couldn't be read.
-        scale: Pixels per µm, measured in this field alone.
-        aside: Reason and sentence, if it couldn't be read.
-        findings: Its cells.
-    """
-
-    name: str
-    data: bytes
-    sha256: str
-    width: int | None = None
-    height: int | None = None
-    scale: float | None = None
-    aside: tuple[str, str] | None = None
-    findings: tuple[Finding, ...] = ()
 
 
 # --- slides ---------------------------------------------------------------------------------------
@@ -101,7 +76,7 @@ def create_slide(
     """
     at = now()
     with store.write() as connection:
-        slide = _insert(
+        slide = insert_row(
             connection, tables.slides, name=name, target=target, keep_images=keep_images,
             created=at, model=model, classes=list(classes),
         )  # fmt: skip
@@ -114,7 +89,7 @@ def insert_reading(
     connection: Connection, slide: int, reader: str, at: str, arbitrates: Sequence[int] = ()
 ) -> int:
     """A reading without changes."""
-    return _insert(
+    return insert_row(
         connection, tables.readings, slide=slide, reader=clean_text(reader, LONGEST_NAME),
         arbitrates=list(arbitrates), created=at, revision=0, version=1, state=OPEN,
     )  # fmt: skip
@@ -156,7 +131,7 @@ def read_slide(store: Store, slide: int) -> dict[str, Any]:
         return {
             "id": row.id, "name": row.name, "target": row.target, "keep_images": row.keep_images,
             "created": row.created, "model": row.model, "classes": row.classes,
-            "images_deleted": row.images_deleted, "fields": _list_fields(connection, slide),
+            "images_deleted": row.images_deleted, "fields": list_fields(connection, slide),
             "readings": [outline_reading(r) for r in readings],
         }  # fmt: skip
 
@@ -231,137 +206,12 @@ def note_event(
 ) -> None:
     """Writes down what happened to a slide as a whole."""
     by = clean_text(by, LONGEST_NAME)
-    _insert(connection, tables.events, slide=slide, kind=kind, by=by, at=now(), detail=dict(detail))
+    insert_row(
+        connection, tables.events, slide=slide, kind=kind, by=by, at=now(), detail=dict(detail)
+    )
 
 
 # --- fields ---------------------------------------------------------------------------------------
-
-
-def find_field_of(store: Store, slide: int, *, key: str | None, sha256: str) -> int | None:
-    """The field that a repeated request has made already.
-
-    Raises:
-        Refusal: 404 without the slide; 409 if another field has the same bytes, or the key was used
-            for another file; 423 if a reading is signed.
-    """
-    with store.read() as connection:
-        return _check_new_field(connection, slide, key, sha256)
-
-
-def add_field(store: Store, slide: int, picture: Picture, *, key: str | None) -> int:
-    """Adds a field with its cells; every reading of the slide gets them.
-
-    Args:
-        store: Where.
-        slide: Its slide.
-        picture: With its findings.
-        key: Tells a repeated request from a second one.
-
-    Returns:
-        Id of the field; of the one that is there already if the request was repeated.
-
-    Raises:
-        Refusal: As for `find_field_of`.
-    """
-    with store.write() as connection:
-        # Before anything else, so that two uploads of one file can't both find nothing.
-        waiting = lock_readings(connection, slide)
-        there = _check_new_field(connection, slide, key, picture.sha256)
-        if there is not None:
-            return there
-        reason, detail = picture.aside or (None, None)
-        at = now()
-        field = _insert(
-            connection, tables.fields, slide=slide, name=picture.name, key=key,
-            sha256=picture.sha256, width=picture.width, height=picture.height,
-            scale=picture.scale, reason=reason, detail=detail, created=at,
-        )  # fmt: skip
-        if picture.aside is None:
-            _insert(connection, tables.images, field=field, data=picture.data)
-        found = insert_cells(connection, slide, field, picture.findings)
-        for row in waiting:
-            append(
-                connection,
-                Change(
-                    f"field-{field}", row.revision + 1, FIELD, tuple(found), at=at,
-                    version=row.version, detail={"field": field, "name": picture.name},
-                ),
-                reading=row.id,
-            )  # fmt: skip
-    for row in waiting:
-        store.tell(row.id)
-    return field
-
-
-def read_field(store: Store, slide: int, field: int) -> dict[str, Any]:
-    """One field, as the API gives it.
-
-    Raises:
-        Refusal: 404.
-    """
-    with store.read() as connection:
-        find_slide(connection, slide)
-        found = _list_fields(connection, slide, field)
-    if not found:
-        raise no_field(slide, field)
-    return found[0]
-
-
-def read_image(store: Store, slide: int, field: int) -> bytes:
-    """The bytes of a field as they came.
-
-    Raises:
-        Refusal: 404; 410 once they are deleted.
-    """
-    asked = (
-        select(tables.fields.c.reason, tables.images.c.data)
-        .select_from(tables.fields.outerjoin(tables.images))
-        .where(tables.fields.c.id == field, tables.fields.c.slide == slide)
-    )
-    with store.read() as connection:
-        above = find_slide(connection, slide)
-        row = connection.execute(asked).first()
-    if row is None:
-        raise no_field(slide, field)
-    if row.data is None:
-        raise images_gone(above) if row.reason is None else no_image(field)
-    return bytes(row.data)
-
-
-def measure_scale(store: Store, slide: int, size: tuple[int, int], *own: float) -> float:
-    """The median of what fields of one size measured, this one's own included.
-
-    Pictures of one size on one slide come from one microscope; a single field gives its scale to
-    about a tenth only.
-
-    Args:
-        store: Where.
-        slide: Its slide.
-        size: Width and height in px.
-        own: Pixels per µm that a new field measured.
-    """
-    asked = select(tables.fields.c.scale).where(
-        tables.fields.c.slide == slide, tables.fields.c.width == size[0],
-        tables.fields.c.height == size[1], tables.fields.c.scale.is_not(None),
-    )  # fmt: skip
-    with store.read() as connection:
-        return float(np.median([*own, *connection.scalars(asked)]))
-
-
-def find_scale(store: Store, slide: int, field: int) -> float | None:
-    """Pixels per µm at which cells of a field are cut out.
-
-    Raises:
-        Refusal: 404.
-    """
-    asked = select(tables.fields).where(tables.fields.c.id == field, tables.fields.c.slide == slide)
-    with store.read() as connection:
-        row = connection.execute(asked).first()
-    if row is None:
-        raise no_field(slide, field)
-    if row.scale is None:
-        return None
-    return measure_scale(store, slide, (row.width, row.height))
 
 
 def delete_images(connection: Connection, slide: int) -> int:
@@ -378,16 +228,6 @@ def delete_images(connection: Connection, slide: int) -> int:
     return gone.rowcount
 
 
-def no_field(slide: int, field: int) -> Refusal:
-    """For a field that isn't there."""
-    return Refusal(404, "no_field", f"Slide {slide} has no field {field}.")
-
-
-def no_image(field: int) -> Refusal:
-    """For a field that was set aside."""
-    return Refusal(404, "no_image", f"Field {field} couldn't be read, so there is no image of it.")
-
-
 def images_gone(slide: Row[Any]) -> Refusal:
     """For images that were deleted at the signature."""
     return Refusal(
@@ -397,45 +237,10 @@ def images_gone(slide: Row[Any]) -> Refusal:
     )  # fmt: skip
 
 
-def _check_new_field(
-    connection: Connection, slide: int, key: str | None, sha256: str
-) -> int | None:
-    find_slide(connection, slide)
-    known = tables.fields.c.sha256 == sha256
-    if key is not None:
-        known = known | (tables.fields.c.key == key)
-    found = connection.execute(
-        select(tables.fields).where(tables.fields.c.slide == slide, known)
-    ).all()
-    for row in found:
-        if key is not None and row.key == key:
-            if row.sha256 == sha256:
-                return int(row.id)
-            raise Refusal(
-                409, "key_reused",
-                "This Idempotency-Key came with another file before. Use a new key per file.",
-            )  # fmt: skip
-    if found:
-        raise Refusal(
-            409, "same_file",
-            f"These bytes are on this slide already, as {found[0].name}. Its cells would be "
-            "counted twice. Leave the file out.", field=found[0].id, name=found[0].name,
-        )  # fmt: skip
-    signed = select(tables.readings.c.id).where(
-        tables.readings.c.slide == slide, tables.readings.c.state == SIGNED
-    )
-    if connection.execute(signed.limit(1)).first():
-        raise Refusal(
-            423, "signed",
-            "A reading of this slide is signed, so its cells are fixed. Open a new version of it, "
-            "or make another slide.",
-        )  # fmt: skip
-    return None
-
-
-def _list_fields(
+def list_fields(
     connection: Connection, slide: int, field: int | None = None
 ) -> list[dict[str, Any]]:
+    """The fields of a slide with their cells, or one of them, as the API gives them."""
     below = tables.cells.c.slide == slide, tables.cells.c.reading.is_(None)
     cells: dict[int, list[int]] = {}
     asked = select(tables.cells.c.id, tables.cells.c.field).where(*below)
@@ -474,7 +279,7 @@ def insert_cells(
     made = []
     for one in findings:
         machine = one.machine
-        cell = _insert(
+        cell = insert_row(
             connection, tables.cells, slide=slide, field=field, reading=reading,
             **dict(zip(("x0", "y0", "x1", "y1"), map(float, one.box), strict=True)),
             label=machine.label, probability=machine.probability,
@@ -482,7 +287,7 @@ def insert_cells(
             state=machine.state, reason=machine.reason,
         )  # fmt: skip
         features = one.features.astype("<f2").tobytes()
-        _insert(connection, tables.portraits, cell=cell, image=one.portrait, features=features)
+        insert_row(connection, tables.portraits, cell=cell, image=one.portrait, features=features)
         made.append(cell)
     return made
 
@@ -491,7 +296,7 @@ def append(
     connection: Connection, change: Change, *, reading: int, wish: Mapping[str, Any] | None = None
 ) -> None:
     """Adds a change to a reading that is locked."""
-    _insert(
+    insert_row(
         connection, tables.changes, reading=reading, revision=change.revision, id=change.id,
         kind=change.kind, cells=list(change.cells), label=change.label, made=list(change.made),
         target=change.target, by=change.by, at=change.at, version=change.version,
@@ -504,7 +309,8 @@ def append(
     )
 
 
-def _insert(connection: Connection, table: Any, **values: Any) -> int:
+def insert_row(connection: Connection, table: Any, **values: Any) -> int:
+    """Adds a row; gives its id."""
     key = connection.execute(insert(table).values(**values)).inserted_primary_key
     assert key is not None
     return int(key[0])

@@ -1,4 +1,6 @@
-"""REST: slides, their fields, and the readings of a slide. Thin over `shelf` and `reviews`.
+"""REST: slides, their fields, and the readings of a slide.
+
+Thin over `shelf`, `fields` and `reviews`.
 
 Knows requests; knows nothing of tables.
 """
@@ -14,7 +16,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from leuko.service import shelf, signatures
+from leuko.service import fields, shelf, signatures
 from leuko.service.adaptations import add_adaptations
 from leuko.service.examination import answer, examine, reencode
 from leuko.service.examples import Id, describe_upload, show_errors
@@ -120,16 +122,16 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         data = file.data
         there = await to_thread.run_sync(partial(_find_repeated, store, sid, idempotency_key, data))
         if there is None:
-            choose = partial(shelf.measure_scale, store, sid)
+            choose = partial(fields.measure_scale, store, sid)
             draft = await to_thread.run_sync(partial(examine, bundle, data, file.name, choose))
             picture = (
-                draft if isinstance(draft, shelf.Picture)
+                draft if isinstance(draft, fields.Picture)
                 else await turn(partial(answer, bundle, draft))
             )  # fmt: skip
             there = await to_thread.run_sync(
-                partial(shelf.add_field, store, sid, picture, key=idempotency_key)
+                partial(fields.add_field, store, sid, picture, key=idempotency_key)
             )
-        return await to_thread.run_sync(partial(shelf.read_field, store, sid, there))
+        return await to_thread.run_sync(partial(fields.read_field, store, sid, there))
 
     @router.get(
         "/slides/{sid}/fields/{fid}/image", response_class=Response, responses=JPEG,
@@ -138,7 +140,9 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
     def read_image(
         sid: Id, fid: Id, width: Annotated[int | None, Query(ge=16, le=10_000)] = None
     ) -> Response:
-        return Response(reencode(shelf.read_image(store, sid, fid), width), media_type="image/jpeg")
+        return Response(
+            reencode(fields.read_image(store, sid, fid), width), media_type="image/jpeg"
+        )
 
     add_readings(router, store, bundle, turn, Waiting(store))
     add_exports(router, store, bundle)
@@ -160,7 +164,7 @@ def _make_turns() -> Run:
 def _find_repeated(store: Store, sid: int, key: str | None, data: bytes) -> int | None:
     import hashlib
 
-    return shelf.find_field_of(store, sid, key=key, sha256=hashlib.sha256(data).hexdigest())
+    return fields.find_field_of(store, sid, key=key, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _clean_name(name: str) -> str:

@@ -341,8 +341,8 @@ def load(
     Args:
         path: A folder or zip from `leuko.train`; None for the model that ships with Leuko.
         threads: For the network; None takes one per core.
-        engine: ``onnxruntime``, or ``openvino``, which is often faster; answers then differ by
-            rounding, about 1e-6.
+        engine: ``onnxruntime``, or ``openvino``. Which is faster depends on the processor;
+            answers differ by rounding, about 1e-6.
 
     Raises:
         UnknownNameError: There is no such engine.
