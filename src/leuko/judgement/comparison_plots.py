@@ -152,7 +152,8 @@ def _differences(
         axes.plot(100 * pair.difference, y, "o", ms=4.4, color=colour,
                   mfc=colour if winner else "white")  # fmt: skip
         text = f"{names[winner]} better" if winner else "tie: the data can't tell"
-        axes.annotate(f"{points(pair.difference)}   {text}", (1, y), (6, 0), xycoords=("axes fraction", "data"),
+        axes.annotate(f"{points(pair.difference)}   {text}", (1, y), (6, 0),
+                      xycoords=("axes fraction", "data"),
                       textcoords="offset points", va="center", size=6.8,
                       color=dark(colour) if winner else QUIET,
                       annotation_clip=False)  # fmt: skip
