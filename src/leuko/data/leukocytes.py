@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from leuko.data.image import resize_image
 from leuko.errors import ShapeError
@@ -32,6 +33,7 @@ SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei abo
 CERTAIN = 0.5  # score from which a leukocyte in a field counts (results/leukocytes.md)
 THUMBNAIL = 160  # px, the long side at which everything is looked for
 
+_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 LOGARITHM = np.log(np.maximum(np.arange(256, dtype=np.float32), 4))
 
 Field = NDArray[np.uint8]
@@ -96,8 +98,8 @@ def find_leukocytes(field: Field, scale: float | None = None) -> list[Leukocyte]
     view = _make_view(field)
     scale = scale or _measure_scale(view)
     unit = scale * view.shrink  # px of the thumbnail per µm
-    stain = ndimage.gaussian_filter(view.stain, 0.25 * unit)
-    body = ndimage.gaussian_filter(view.body, 0.25 * unit)
+    stain = _blur(view.stain, 0.25 * unit)
+    body = _blur(view.body, 0.25 * unit)
     nuclei = _find_nuclei(stain, view.valid, unit)
     height, width = field.shape[:2]
     found = []
@@ -147,7 +149,7 @@ def choose_leukocyte(leukocytes: Sequence[Leukocyte], field: Field) -> Leukocyte
             return nearest
     else:
         view = _make_view(field)
-        stain = ndimage.gaussian_filter(view.stain, 1.9 * scale * view.shrink)
+        stain = _blur(view.stain, 1.9 * scale * view.shrink)
         row, column = np.unravel_index(int(np.argmax(stain)), stain.shape)
         x, y = column / view.shrink, row / view.shrink
     half = 7.5 * scale
@@ -295,13 +297,16 @@ def _make_view(field: Field) -> _View:
     height, width = field.shape[:2]
     shrink = min(1.0, THUMBNAIL / max(height, width))
     small = resize_image(field, max(1, round(height * shrink)), max(1, round(width * shrink)))
-    valid = small.max(axis=2) > 40
+    planes = [np.asarray(plane, np.uint8) for plane in cv2.split(small)]  # whole ones are faster
+    valid = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) > 40
     if not valid.all():  # the rim of a black corner is a mixture, not a colour
-        valid = ndimage.binary_erosion(valid, border_value=1)
+        valid = cv2.erode(valid.view(np.uint8), _CROSS) > 0  # beyond the edge counts as valid
     seen = small[valid] if valid.any() else small.reshape(-1, 3)
     background = np.maximum(np.percentile(seen[::3], 92, axis=0), 1).astype(np.float32)
-    density = np.log(background) - LOGARITHM[small]  # (h, w, 3)
-    red, green, blue = (density[..., k] for k in range(3))
+    red, green, blue = (
+        level - np.asarray(cv2.LUT(plane, LOGARITHM), np.float32)
+        for level, plane in zip(np.log(background), planes, strict=True)
+    )
     stain = (red + green - 2 * blue) * valid
     body = (0.5 * red + green - 1.5 * blue) * valid
     return _View(green, stain, body, valid, shrink)
@@ -340,13 +345,13 @@ def _measure_scale(view: _View) -> float:
     if density.size == 0 or density.min() == density.max():
         return fallback
     threshold = min(max(0.06, _otsu(density)), 0.25)
-    gaps, _ = ndimage.label(~(ground & (view.density > threshold)))
+    gaps, _ = _label(~(ground & (view.density > threshold)))
     small_gap = np.bincount(gaps.ravel()) < 250  # px: the pale middle of a red cell
     small_gap[0] = True
     solid = small_gap[gaps] & ground
-    depth = ndimage.distance_transform_edt(solid)
-    smooth = ndimage.gaussian_filter(depth, 1.0)
-    peak = (smooth == ndimage.maximum_filter(smooth, 13)) & (smooth > 5)
+    depth = measure_distance(~solid)
+    smooth = _blur(depth, 1.0)
+    peak = (smooth == cv2.dilate(smooth, np.ones((13, 13), np.uint8))) & (smooth > 5)
     peak[:6], peak[-6:], peak[:, :6], peak[:, -6:] = False, False, False, False
     radii = depth[peak]
     if radii.size < 3:
@@ -373,7 +378,7 @@ def _look_around(solid: Mask, centres: NDArray[np.intp], radii: FloatArray) -> F
 def _find_nuclei(stain: FloatArray, valid: Mask, unit: float) -> NDArray[np.int_]:
     """(h, w) labels 1… of the nuclei; the lobes of one nucleus share a label."""
     mask = (stain > _nuclear_threshold(stain)) & valid
-    joined, count = ndimage.label(_dilate(mask, 0.8 * unit))
+    joined, count = _label(_dilate(mask, 0.8 * unit))
     areas = np.bincount(joined[mask], minlength=count + 1) / unit**2
     keep = areas >= SMALLEST
     keep[0] = False
@@ -387,20 +392,29 @@ def _find_nuclei(stain: FloatArray, valid: Mask, unit: float) -> NDArray[np.int_
 
 def _split_touching(nucleus: Mask, unit: float) -> list[Mask]:
     """Two nuclei that lie close, told from the lobes of one by their size and distance."""
-    parts, count = ndimage.label(nucleus)
+    parts, count = _label(nucleus)
     areas = np.bincount(parts.ravel(), minlength=count + 1)[1:] / unit**2
     large = np.flatnonzero(areas >= 30.0) + 1  # µm²: a lobe is smaller, a whole nucleus larger
     if len(large) < 2:
         return [nucleus]
-    centres = np.array(ndimage.center_of_mass(nucleus, parts, large)) / unit
+    everywhere = _locate(parts, count) / unit
+    centres = everywhere[large - 1]
     cells = [0]
     for k in range(1, len(large)):  # lobes of one nucleus lie within 9 µm
         if np.hypot(*(centres[cells] - centres[k]).T).min() >= 9.0:
             cells.append(k)
-    everywhere = np.array(ndimage.center_of_mass(nucleus, parts, np.arange(1, count + 1))) / unit
     away = np.hypot(*(everywhere[:, None] - centres[cells][None]).transpose(2, 0, 1))
     owner = np.concatenate([[-1], away.argmin(axis=1)])
     return [owner[parts] == k for k in range(len(cells))]
+
+
+def _locate(parts: NDArray[np.int32], count: int) -> NDArray[np.float64]:
+    """The centre (y, x) in px of each part from 1 to `count`."""
+    ys, xs = np.nonzero(parts)
+    labels = parts[ys, xs]
+    areas = np.bincount(labels, minlength=count + 1)[1:]
+    sums = [np.bincount(labels, along, minlength=count + 1)[1:] for along in (ys, xs)]
+    return np.stack(sums, axis=1) / areas[:, None]
 
 
 def _find_extent(
@@ -419,7 +433,7 @@ def _find_extent(
     cell = (body[near] > 0.1) & (nuclei[near] == 0) & _dilate(nucleus, 5 * unit) | nucleus
     # The opening cuts the necks to stained neighbours and drops the lace around them.
     cell = _dilate(~_dilate(~cell, 0.8 * unit), 0.8 * unit) | nucleus
-    parts, _ = ndimage.label(cell)
+    parts, _ = _label(cell)
     kept = np.unique(parts[nucleus])
     ys, xs = np.nonzero(np.isin(parts, kept[kept > 0]))
     rim = 0.5 * unit
@@ -433,8 +447,39 @@ def _find_extent(
 
 def _dilate(mask: Mask, radius: float) -> Mask:
     """Grows a mask by `radius` px in every direction."""
-    grown: Mask = ndimage.distance_transform_edt(~mask) <= max(1.0, radius)
-    return grown
+    radius = max(1.0, radius)
+    if radius > 6:  # a disc costs as its area does; both ways give the same
+        return measure_distance(mask) <= radius
+    return cv2.dilate(mask.view(np.uint8), _draw_disc(radius)) > 0
+
+
+def _draw_disc(radius: float) -> NDArray[np.uint8]:
+    """All pixels within `radius` px of the middle one."""
+    axis = np.square(np.arange(-int(radius), int(radius) + 1))
+    return (axis[:, None] + axis <= radius**2).astype(np.uint8)
+
+
+def measure_distance(mask: Mask) -> NDArray[np.float64]:
+    """Distance in px of each pixel to the nearest one of a mask (h, w): 0 on it.
+
+    At most the long side of the mask, which an empty one gives everywhere.
+    """
+    away = cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # A square distance is whole; OpenCV's has a rounding error that depends on the processor.
+    squared = np.rint(np.square(np.minimum(away, np.float32(max(mask.shape)))))
+    return np.sqrt(squared, dtype=np.float64)
+
+
+def _label(mask: Mask) -> tuple[NDArray[np.int32], int]:
+    """Parts that hang together by edges: (h, w) of 0 and 1…n, and n."""
+    count, parts = cv2.connectedComponents(mask.view(np.uint8), None, 4, cv2.CV_32S)
+    return np.asarray(parts, np.int32), count - 1
+
+
+def _blur(image: NDArray[np.floating], sigma: float) -> NDArray[Any]:
+    """Gaussian blur, cut at four sigma; beyond its edge the image is mirrored."""
+    side = 2 * int(4 * sigma + 0.5) + 1
+    return np.asarray(cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REFLECT))
 
 
 def _rate(area: float, response: float) -> float:
