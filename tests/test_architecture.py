@@ -68,6 +68,7 @@ DOORS = {
     "simplejpeg": ("leuko.data.image", "leuko.data.headers", "leuko.learning.batches"),
     "PIL": ("leuko.data",),
     "cv2": (
+        "leuko.data.leukocytes",
         "leuko.data.likeness",
         "leuko.data.registration",
         "leuko.data.measurements",

@@ -210,7 +210,7 @@ def test_prediction_loads_no_pytorch_and_no_tables(model: Predictor, smear: Path
         "import sys, leuko.cli\n"
         f"code = leuko.cli.main(['predict', {str(smear / 'b.png')!r}, '--model', "
         f"{str(model.bundle.path)!r}])\n"
-        "heavy = ('torch', 'polars', 'sklearn', 'matplotlib', 'cv2', 'onnx')\n"
+        "heavy = ('torch', 'polars', 'scipy', 'sklearn', 'matplotlib', 'onnx')\n"
         "sys.exit(str([m for m in heavy if m in sys.modules]) if code == 0 else code)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

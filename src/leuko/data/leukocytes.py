@@ -349,7 +349,7 @@ def _measure_scale(view: _View) -> float:
     small_gap = np.bincount(gaps.ravel()) < 250  # px: the pale middle of a red cell
     small_gap[0] = True
     solid = small_gap[gaps] & ground
-    depth = measure_distance(~solid)
+    depth = _measure_distance(~solid)
     smooth = _blur(depth, 1.0)
     peak = (smooth == cv2.dilate(smooth, np.ones((13, 13), np.uint8))) & (smooth > 5)
     peak[:6], peak[-6:], peak[:, :6], peak[:, -6:] = False, False, False, False
@@ -449,17 +449,17 @@ def _dilate(mask: Mask, radius: float) -> Mask:
     """Grows a mask by `radius` px in every direction."""
     radius = max(1.0, radius)
     if radius > 6:  # a disc costs as its area does; both ways give the same
-        return measure_distance(mask) <= radius
-    return cv2.dilate(mask.view(np.uint8), _draw_disc(radius)) > 0
+        return _measure_distance(mask) <= radius
+    return cv2.dilate(mask.view(np.uint8), draw_disc(radius)) > 0
 
 
-def _draw_disc(radius: float) -> NDArray[np.uint8]:
+def draw_disc(radius: float) -> NDArray[np.uint8]:
     """All pixels within `radius` px of the middle one."""
     axis = np.square(np.arange(-int(radius), int(radius) + 1))
     return (axis[:, None] + axis <= radius**2).astype(np.uint8)
 
 
-def measure_distance(mask: Mask) -> NDArray[np.float64]:
+def _measure_distance(mask: Mask) -> NDArray[np.float64]:
     """Distance in px of each pixel to the nearest one of a mask (h, w): 0 on it.
 
     At most the long side of the mask, which an empty one gives everywhere.

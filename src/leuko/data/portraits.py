@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import LOGARITHM, WINDOW
+from leuko.data.leukocytes import LOGARITHM, WINDOW, draw_disc
 from leuko.errors import ShapeError
 
 SIZE = 64  # px, the side at which every cell is described
@@ -57,9 +57,11 @@ def describe_cell(cell: NDArray[np.uint8]) -> FloatArray:
         Arsigny et al. 2006, doi:10.1002/mrm.20965.
     """
     density = _measure_density(cell)
-    nucleus, body = _segment(density)
+    nucleus, body, outside = _segment(density)
+    inside = _distance(1 - nucleus)
     smooth = [density, *(_blur(density, scale * UNIT) for scale in SCALES)]
-    depth = _distance(1 - nucleus) - _distance(nucleus)  # > 0 within the nucleus
+    depth = inside - outside  # > 0 within the nucleus
+    off_middle = _distance_from_middle(body)
     regions = {
         "nucleus": nucleus,
         "cytoplasm": body & (1 - nucleus),
@@ -71,10 +73,10 @@ def describe_cell(cell: NDArray[np.uint8]) -> FloatArray:
     }
     numbers = [
         _describe_colour(density, regions),
-        _describe_shape(nucleus, body),
+        _describe_shape(nucleus, inside, body, off_middle),
         _describe_grain(smooth, regions),
         _describe_patterns(smooth[1], regions),
-        _describe_variation(smooth, depth, _distance_from_middle(body), regions),
+        _describe_variation(smooth, depth, off_middle, regions),
     ]
     return np.concatenate(numbers).astype(np.float32)
 
@@ -97,25 +99,27 @@ def _measure_density(cell: NDArray[np.uint8]) -> FloatArray:
     return np.log(background).astype(np.float32) - LOGARITHM[cell]
 
 
-def _segment(density: FloatArray) -> tuple[ByteMask, ByteMask]:
-    """Nucleus, and the whole cell: masks (64, 64), neither of them empty."""
+def _segment(density: FloatArray) -> tuple[ByteMask, ByteMask, FloatArray]:
+    """Nucleus and whole cell, masks (64, 64), never empty; and the distance to the nucleus."""
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     stain = _blur(red + green - 2 * blue, 0.25 * UNIT)
     body = _blur(0.5 * red + green - 1.5 * blue, 0.25 * UNIT)
     stained = (stain > max(0.3, _otsu(stain))).astype(np.uint8)
     if not stained.any():  # a ghost or a pale smudge: its most stained part stands for a nucleus
         stained = (stain >= np.percentile(stain, 95)).astype(np.uint8)
-    joined = cv2.connectedComponents((_distance(stained) <= 0.8 * UNIT).astype(np.uint8), None, 4)
-    parts = joined[1]
+    parts = cv2.connectedComponents(cv2.dilate(stained, _DISC), None, 4)[1]
     central = np.bincount(parts.ravel(), (stained * _NEARNESS).ravel())
     nucleus = stained & (parts == central.argmax())
-    cell = (body > 0.1) & (stained == nucleus) & (_distance(nucleus) <= 5 * UNIT)
-    inner = (_distance(~cell & (nucleus == 0)) > 0.8 * UNIT).astype(np.uint8)
+    outside = _distance(nucleus)
+    cell = ((body > 0.1) & (stained == nucleus) & (outside <= 5 * UNIT)).view(np.uint8)
+    inner = cv2.erode(cell | nucleus, _DISC)
     if inner.any():  # the opening cuts the necks to stained neighbours
-        cell &= _distance(inner) <= 0.8 * UNIT
-    whole = cell.astype(np.uint8) | nucleus
-    parts = cv2.connectedComponents(whole, None, 4)[1]
-    return nucleus, (whole & np.isin(parts, np.unique(parts[nucleus > 0]))).astype(np.uint8)
+        cell &= cv2.dilate(inner, _DISC)
+    whole = cell | nucleus
+    count, parts = cv2.connectedComponents(whole, None, 4)
+    kept = np.zeros(count, np.uint8)
+    kept[parts[nucleus > 0]] = 1
+    return nucleus, whole & kept[parts], outside
 
 
 def _otsu(values: FloatArray) -> float:
@@ -155,6 +159,7 @@ def _length(x: NDArray[Any], y: NDArray[Any]) -> FloatArray:
 _AXIS = np.arange(SIZE, dtype=np.float32)[:, None]
 _OFF_CENTRE = np.hypot(_AXIS - (SIZE - 1) / 2, _AXIS.T - (SIZE - 1) / 2)  # px
 _NEARNESS = np.exp(-np.square(_OFF_CENTRE / (5 * UNIT)))
+_DISC = draw_disc(0.8 * UNIT)
 _CENTRE = (_OFF_CENTRE < 4.5 * UNIT).astype(np.uint8)
 
 
@@ -183,18 +188,34 @@ def _describe_colour(density: FloatArray, regions: Mapping[str, ByteMask]) -> Fl
     return np.concatenate(numbers)
 
 
-def _describe_shape(nucleus: ByteMask, body: ByteMask) -> FloatArray:
-    """Outline and lobes of the nucleus and of the whole cell, and how one lies in the other."""
-    apart = float(_distance_from_middle(body)[nucleus > 0].mean())
-    thickness = _distance(1 - nucleus)
-    lobes = [_count_parts(thickness > depth * UNIT) for depth in DEPTHS]
+def _describe_shape(
+    nucleus: ByteMask, inside: FloatArray, body: ByteMask, off_middle: FloatArray
+) -> FloatArray:
+    """Outline and lobes of the nucleus and of the whole cell, and how one lies in the other.
+
+    Args:
+        nucleus, body: Masks (64, 64).
+        inside: Distance to what isn't nucleus, in px.
+        off_middle: Distance to the middle of the cell, in px.
+    """
+    lobes = [_count_parts(inside > depth * UNIT) for depth in DEPTHS]
     share = float(nucleus.sum() / body.sum())
-    numbers = [*_measure_outline(nucleus), *_measure_outline(body), *lobes, share, apart]
+    numbers = [
+        *_measure_outline(nucleus, inside, _distance_from_middle(nucleus)),
+        *_measure_outline(body, _distance(1 - body), off_middle),
+        *lobes, share, float(off_middle[nucleus > 0].mean()),
+    ]  # fmt: skip
     return np.array(numbers, np.float32)
 
 
-def _measure_outline(mask: ByteMask) -> list[float]:
-    """21 numbers: size, compactness, convexity, elongation, thickness, spread, seven moments."""
+def _measure_outline(mask: ByteMask, inside: FloatArray, off_middle: FloatArray) -> list[float]:
+    """21 numbers: size, compactness, convexity, elongation, thickness, spread, seven moments.
+
+    Args:
+        mask: (64, 64).
+        inside: Distance to what lies outside of it, in px.
+        off_middle: Distance to its middle, in px.
+    """
     moments = cv2.moments(mask, binaryImage=True)
     area = moments["m00"]
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -206,8 +227,7 @@ def _measure_outline(mask: ByteMask) -> list[float]:
     long, short = (max((xx + yy) / 2 + turn * spread, 1e-3) for turn in (1, -1))  # of one pixel: 0
     hu = cv2.HuMoments(moments).ravel()
     hu[6] = abs(hu[6])  # the seventh changes its sign in the mirror
-    thickness = _distance(1 - mask)[mask > 0]
-    reach = _distance_from_middle(mask)[mask > 0]
+    thickness, reach = inside[mask > 0], off_middle[mask > 0]
     return [
         np.sqrt(area), length, length**2 / area, area / hull_area, length / hull_length,
         np.sqrt(long), np.sqrt(short), short / long, *(np.sign(hu) * np.log10(np.abs(hu) + 1e-9)),
@@ -247,13 +267,15 @@ def _describe_grain(smooth: Sequence[FloatArray], regions: Mapping[str, ByteMask
 def _describe_patterns(image: FloatArray, regions: Mapping[str, ByteMask]) -> FloatArray:
     """Histograms of uniform local binary patterns: grey and three colours, three radii."""
     stack = np.asarray(cv2.merge([image.mean(axis=2), image]), np.float32)  # (64, 64, 4)
+    # One count of all: the two regions don't overlap, 0 is what lies in neither.
+    where = 40 * (regions["nucleus"] + 2 * regions["cytoplasm"])
+    bins = where[..., None] + np.arange(0, 40, 10, dtype=np.uint8)  # where those of an image begin
     numbers = []
     for straight, diagonal in NEIGHBOURS:
-        patterns = _find_patterns(stack, straight, diagonal)
-        for name in ("nucleus", "cytoplasm", "all"):
-            inside = patterns[regions[name] > 0]  # (n, 4)
-            counts = [np.bincount(inside[:, k], minlength=10) for k in range(4)]
-            numbers.append(np.sqrt(np.concatenate(counts) / max(len(inside), 1)))
+        patterns = bins + _find_patterns(stack, straight, diagonal)
+        counts = np.bincount(patterns.ravel(), minlength=120).reshape(3, 40)
+        for region in (counts[1], counts[2], counts.sum(axis=0)):
+            numbers.append(np.sqrt(region / max(region[:10].sum(), 1)))
     return np.concatenate(numbers).astype(np.float32)
 
 
@@ -267,7 +289,7 @@ def _find_patterns(stack: FloatArray, straight: int, diagonal: int) -> NDArray[n
     least = stack + np.float32(0.005)  # so that noise in an even background isn't a pattern
     for bit, (dy, dx) in enumerate(ring):
         other = wide[pad + dy : pad + dy + SIZE, pad + dx : pad + dx + SIZE]
-        code |= (other >= least).astype(np.uint8) << np.uint8(bit)
+        code |= (other >= least).view(np.uint8) << np.uint8(bit)
     return _UNIFORM[code]
 
 

@@ -27,6 +27,7 @@ from leuko.data.leukocytes import (
     find_leukocytes,
     is_cut_out,
 )
+from leuko.data.portraits import describe_cell
 from leuko.data.scales import sample_sizes
 from leuko.engine import count_cores
 from leuko.errors import BundleError, ImageError, UnknownNameError, suggest
@@ -392,8 +393,6 @@ def portray(bundle: Bundle, cell: Pixels) -> NDArray[np.float32] | None:
     """The portrait of a cell (S, S, 3), if the bundle compares portraits."""
     if bundle.reference is None:
         return None
-    from leuko.data.portraits import describe_cell  # OpenCV; not every bundle needs it
-
     return describe_cell(cell)
 
 
