@@ -43,8 +43,9 @@ from leuko.learning.bundle import CARD, MODEL, OPTIONAL, PARTS, Bundle, take_apa
 from leuko.learning.inference import BATCH, INPUT, ExportedNetwork
 from leuko.learning.models import build
 from leuko.learning.parts import read_parts
+from leuko.use.cutting import find_cells
 from leuko.use.inputs import gather
-from leuko.use.predictor import Predictor, find_cells, load
+from leuko.use.predictor import Predictor, load
 from provenance import find_version, head, write_results
 
 LEUKO = [str(Path(sys.executable).with_name("leuko")), "predict"]
@@ -197,6 +198,7 @@ def measure_warm(
         scan(folder), view="cell", size=prepared.size, window=prepared.window
     )
     items, _ = gather(folder)
+    cores = count_cores()
     size, classes = prepared.size, len(one.classes)
     model = read_parts(one.bundle.path, PARTS, OPTIONAL)[MODEL]
     openvino = ExportedNetwork(model, size=size, classes=classes, engine="openvino")
@@ -207,17 +209,18 @@ def measure_warm(
         "a plain ONNX Runtime loop": lambda: [session.run(None, {INPUT: p}) for p in parts],
         "Leuko's network, cells in memory": lambda: one.bundle.network.answer(cells, views=1),
         "the same with OpenVINO": lambda: openvino.answer(cells, views=1),
-        "Leuko from JPEG files, 1 view": lambda: list(one.stream(items)),
+        "Leuko from JPEG files, in threads": lambda: list(one.stream(items)),
+        "Leuko from JPEG files, in processes": lambda: list(one.stream(items, workers=cores)),
     }
     if compiled and (work := run_compiled(one.bundle, parts)):
         ways["PyTorch, torch.compile"] = work
     for work in ways.values():
         work()
-    few = items[: len(items) // 16 * 4]
+    few = items[: len(items) // 4 * 4]
     some = [np.concatenate([p] * 8) for p in cells[: len(few)].reshape(-1, 4, *cells.shape[1:])]
     eights = {
         "ONNX Runtime": lambda: [session.run(None, {INPUT: p}) for p in some],
-        "files": lambda: list(eight.stream(few)),
+        "files": lambda: list(eight.stream(few, workers=cores)),
     }
     return {
         "n": len(cells), "one": take_turns(ways, rounds),
@@ -287,7 +290,8 @@ def tell_warm(found: dict[str, Any], rounds: int) -> list[str]:
         "|---|---|---|---|", *rows, "", *compiled,
         f"With eight views Leuko from {found['few']:,} JPEG files reaches "
         f"{compare(found['eight'], 'ONNX Runtime', 'files')} of what the bare session does on as "
-        "many views in memory: finding and cutting go on while the network is at work.", "",
+        "many views in memory: processes find and cut while the network is at work, and "
+        "their start counts.", "",
     ]  # fmt: skip
 
 
@@ -302,7 +306,7 @@ def measure_steps(one: Predictor, chosen: list[Path]) -> dict[str, float]:
         classes=len(one.classes), threads=1,
     )  # fmt: skip
     seconds = dict.fromkeys(
-        ("read and decode", "find the cells, measure the scale", "cut out",
+        ("read and decode", "measure the scale (of a sample only)", "find the cells", "cut out",
          "describe, to tell what is no cell", "network, one view"), 0.0,
     )  # fmt: skip
     for path in chosen:
@@ -310,6 +314,7 @@ def measure_steps(one: Predictor, chosen: list[Path]) -> dict[str, float]:
         picture = read_image(path)
         marks.append(process_time())
         scale = estimate_scale(picture)
+        marks.append(process_time())
         found = find_cells(picture, scale)
         marks.append(process_time())
         cells = np.stack([facts.cut(picture, cell) for cell in found])

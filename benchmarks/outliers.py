@@ -25,7 +25,8 @@ from leuko.judgement.outliers import FEATURES_KEPT, score_features, score_portra
 from leuko.learning.bundle import Bundle, load_bundle
 from leuko.learning.parts import read_tensors
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED
-from leuko.use.predictor import find_cells, find_default, judge_cell
+from leuko.use.cutting import find_cells
+from leuko.use.predictor import find_default, judge_cell
 from provenance import head, write_results
 from spoilt import DEVELOPMENT, SPOILT_DEVELOPMENT, SPOILT_TEST, TEST, Maker, Spoiler
 

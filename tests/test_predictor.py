@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +24,21 @@ from leuko.data.image import encode_png, resize_image
 from leuko.data.manifest import Manifest
 from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
+from leuko.engine import stream_jobs
 from leuko.errors import (
     BundleError,
     ImageError,
     NoImagesError,
     SettingsError,
     ShapeError,
+    TrainingError,
     UnknownNameError,
 )
 from leuko.learning.facts import Decision
 from leuko.use.answers import Answer, Predictions
+from leuko.use.cutting import PART, SHARE
 from leuko.use.inputs import gather
-from leuko.use.predictor import PART, Predictor, decide, load
+from leuko.use.predictor import Predictor, decide, load
 from small_bundle import CLASSES, make_bundle
 
 COLUMNS = ["image", "cell", "x0", "y0", "x1", "y1", "label", "probability",
@@ -138,6 +142,39 @@ def test_order_and_parts_do_not_matter(model: Predictor, smear: Path):
     assert len(found) == len(found.set_aside) == PART // 2 + 3
     assert len(set(plain(found))) == 1
     assert seen[-1] == (len(many), len(many))
+
+
+def test_processes_answer_as_threads_do(
+    model: Predictor, smear: Path, monkeypatch: pytest.MonkeyPatch
+):
+    many = [smear / "b.png", smear / "d.png", smear / "a.png"] * (SHARE // 3 + 1)
+    expected = model.predict(many)
+    monkeypatch.setattr("leuko.use.cutting.FEW", 2)
+    started: list[int] = []
+    monkeypatch.setattr(
+        "leuko.use.cutting.stream_jobs",
+        lambda *words, **more: started.append(more["workers"]) or stream_jobs(*words, **more),
+    )
+    found = model.predict(many, workers=2)
+    assert started == [2]
+    assert found.answers == expected.answers
+    assert found.set_aside == expected.set_aside
+    model.predict([path.read_bytes() for path in many], workers=2)
+    assert started == [2], "what lies in memory already isn't sent to processes"
+
+
+def test_a_killed_process_is_told_and_leaves_nothing_behind(
+    model: Predictor, smear: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("leuko.use.cutting.FEW", 2)
+    answers = model.stream(gather([smear / "b.png"] * (9 * SHARE))[0], workers=2)
+    next(answers)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    workers[0].kill()
+    with pytest.raises(TrainingError, match="was killed"):
+        list(answers)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_known_scale_is_used(model: Predictor, smear: Path):

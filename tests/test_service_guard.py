@@ -25,8 +25,9 @@ from leuko.service.queue import LONGEST_WAIT
 from leuko.service.refusals import Refusal
 from leuko.service.server import listen, make_server
 from leuko.service.settings import ServiceSettings, is_local
+from leuko.use.cutting import Prepared
 from leuko.use.inputs import Item
-from leuko.use.predictor import Predictor, Prepared, load
+from leuko.use.predictor import Predictor, load
 from running_service import form, post, read_all
 from small_bundle import make_bundle
 

@@ -14,9 +14,11 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
@@ -95,15 +97,9 @@ def map_jobs(
     Raises:
         TrainingError: A worker was killed, as happens when memory runs out.
     """
-    context = _choose_context(libraries)
-    messages = context.Queue()
-    pool = ProcessPoolExecutor(
-        max_workers=max(1, min(workers, len(jobs))),
-        mp_context=context,
-        initializer=_begin,
-        initargs=(messages, {**os.environ, **dict.fromkeys(THREADS, "1")}),
-    )
-    try:
+    advice = "What was finished is kept: continue with --resume, and with fewer --workers if "
+    advice += "memory is short."
+    with _open_pool(min(workers, len(jobs)), libraries, advice) as (pool, messages):
         pending: dict[Future[Result], Job] = {pool.submit(_run, work, job): job for job in jobs}
         while pending:
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -113,11 +109,59 @@ def map_jobs(
                 yield pending.pop(future), future.result()
         pool.shutdown()  # workers send what they still hold before they end
         _drain(messages, on_message)
+
+
+def stream_jobs(
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    workers: int,
+    ahead: int,
+    libraries: Sequence[str] = (),
+) -> Iterator[Result]:
+    """Runs ``work(job)`` for each job and yields the results in the order of the jobs.
+
+    Args:
+        work, workers, libraries: As for `map_jobs`.
+        jobs: Picklable; taken as they are needed.
+        ahead: So many are at work or wait to be taken, at most.
+
+    Raises:
+        TrainingError: As `map_jobs`.
+    """
+    advice = "Nothing was written. Close what needs memory, and begin again."
+    with _open_pool(workers, libraries, advice) as (pool, _):
+        pending: deque[Future[Result]] = deque()
+        for job in jobs:
+            pending.append(pool.submit(work, job))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+@contextmanager
+def _open_pool(
+    workers: int, libraries: Sequence[str], advice: str
+) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    """Workers, and the queue of their messages; both are gone afterwards, whatever happened.
+
+    `advice` tells what to do if a worker was killed.
+    """
+    context = _choose_context(libraries)
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(
+        max_workers=max(1, workers),
+        mp_context=context,
+        initializer=_begin,
+        initargs=(messages, {**os.environ, **dict.fromkeys(THREADS, "1")}),
+    )
+    try:
+        yield pool, messages
     except BrokenProcessPool as error:
         raise TrainingError(
             "A worker process ended before its work was done: it was killed, as happens when "
-            "memory runs out, or it could not start. What was finished is kept: continue with "
-            "--resume, and with fewer --workers if memory is short."
+            f"memory runs out, or it could not start. {advice}"
         ) from error
     finally:
         # Reached with work left after Ctrl-C or an error: don't wait for it.

@@ -44,6 +44,8 @@ def predict(
     as_json:
         Print the answers as JSON.
     """
+    from leuko.data.leukocytes import keep_to_one_thread
+    from leuko.engine import count_cores
     from leuko.progress import Console
     from leuko.use.answers import check_kind
     from leuko.use.maps import check_folder, write_maps
@@ -54,6 +56,7 @@ def predict(
     if maps is not None:
         check_folder(maps)
     _check_scale(scale)
+    keep_to_one_thread()
     console = Console(sys.argv[1:])
     predictor = load(model)
 
@@ -63,7 +66,7 @@ def predict(
     def tell_maps(done: int, total: int) -> None:
         console.count("images explained", done, total)
 
-    found = predictor.predict(images, scale=scale, progress=tell)
+    found = predictor.predict(images, scale=scale, progress=tell, workers=count_cores())
     if maps is not None:
         write_maps(maps, predictor.explain(images, scale=scale, progress=tell_maps))
     if out is not None:
@@ -121,6 +124,8 @@ def differential(
     as_json:
         Print the differential as JSON.
     """
+    from leuko.data.leukocytes import keep_to_one_thread
+    from leuko.engine import count_cores
     from leuko.progress import Console
     from leuko.use.reference import ABOVE, BELOW, parse_threshold
     from leuko.use.slides import check_place
@@ -131,6 +136,7 @@ def differential(
         check_place(out)
     thresholds = [parse_threshold(text, ABOVE) for text in above or ()]
     thresholds += [parse_threshold(text, BELOW) for text in below or ()]
+    keep_to_one_thread()
     console = Console(sys.argv[1:])
 
     def tell(slide: str, done: int, total: int) -> None:
@@ -138,7 +144,7 @@ def differential(
 
     found = count(
         folder, model=model, reference=reference, target=target, scale=scale, several=several,
-        thresholds=thresholds, progress=tell,
+        thresholds=thresholds, progress=tell, workers=count_cores(),
     )  # fmt: skip
     written = found.write(out) if out is not None else []
     if as_json:

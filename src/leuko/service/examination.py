@@ -25,7 +25,8 @@ from leuko.service.records import LONGEST_NAME, Box, Machine, clean_text
 from leuko.service.refusals import Refusal
 from leuko.service.shelf import Finding
 from leuko.use.answers import REJECTED, UNIDENTIFIED
-from leuko.use.predictor import find_cells, judge_cell, score_cells
+from leuko.use.cutting import find_cells
+from leuko.use.predictor import judge_cell, score_cells
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle

@@ -1,6 +1,6 @@
 """From pictures to answers, with a bundle and without PyTorch.
 
-    inputs → scale per size → find and cut (threads) → network (batches) → calibrated → state
+    inputs → cells (leuko.use.cutting) → network (batches) → calibrated → state
 
 A few dozen pictures are held at a time, whatever the number asked for.
 """
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.data.leukocytes import (
-    CERTAIN,
-    Leukocyte,
-    choose_leukocyte,
-    estimate_set_scales,
-    find_leukocytes,
-    is_cut_out,
-)
+from leuko.data.leukocytes import CERTAIN, Leukocyte
 from leuko.data.portraits import describe_cell
-from leuko.data.scales import sample_sizes
-from leuko.engine import count_cores
+from leuko.engine import count_cores, refuse_in_worker
 from leuko.errors import BundleError, ImageError, UnknownNameError, suggest
 from leuko.learning.bundle import Bundle, load_bundle
 from leuko.learning.facts import Decision
@@ -41,39 +32,16 @@ from leuko.use.answers import (
     Predictions,
     SetAside,
 )
+from leuko.use.cutting import Found, Prepared, make_cutter, stream_cells
 from leuko.use.inputs import Item, gather
 from leuko.use.maps import CellMap, map_cells
 
-PART = 64  # pictures that are read while those before them are answered
 NO_CELL = "no leukocyte was found"
 UNLIKE = "the picture is unlike those of stained cells"
 STRANGE = "the network takes it for nothing that it was trained on"
 
 Pixels = NDArray[np.uint8]
-Scales = dict[tuple[int, int], float]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A cell of a picture, and what the network will see of it."""
-
-    leukocyte: Leukocyte
-    pixels: Pixels
-    portrait: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Pictures that were read and cut, half of the way to an answer.
-
-    Attributes:
-        items: Their names; what they were made from is let go.
-        ready: The cells of each.
-    """
-
-    items: Sequence[Item]
-    ready: Sequence[list[_Found] | SetAside]
 
 
 class Predictor:
@@ -85,6 +53,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self._cutter = make_cutter(bundle)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +61,12 @@ class Predictor:
         return self.bundle.facts.classes
 
     def predict(
-        self, images: Any, *, scale: float | None = None, progress: Progress | None = None
+        self,
+        images: Any,
+        *,
+        scale: float | None = None,
+        progress: Progress | None = None,
+        workers: int = 1,
     ) -> Predictions:
         """Finds and classifies the leukocytes.
 
@@ -103,6 +77,9 @@ class Predictor:
             scale: Pixels per µm, where it is known. None measures it from the red cells, once
                 for all pictures of one size: they are taken to come from one microscope.
             progress: Called with (pictures done, pictures in all).
+            workers: Processes that find and cut cells in files; answers are the same. They pay
+                from a few hundred files on, and a script has to guard its start with ``if
+                __name__ == "__main__":``. With 1 threads of this process do it.
 
         Returns:
             An answer per cell. A picture without a cell has one too, ``rejected``; one that can't
@@ -111,11 +88,16 @@ class Predictor:
         Raises:
             NoImagesError: No image at all.
             ShapeError: An array that is no picture.
+            SettingsError: `workers` above 1 in a script without that guard.
+            TrainingError: A worker process was killed.
         """
+        if workers > 1:
+            refuse_in_worker("predict with several workers")
         items, notes = gather(images)
         answers: list[Answer] = []
         aside: list[SetAside] = []
-        for done, one in enumerate(self.stream(items, scale=scale), start=1):
+        told = self.stream(items, scale=scale, workers=workers)
+        for done, one in enumerate(told, start=1):
             if isinstance(one, SetAside):
                 aside.append(one)
             else:
@@ -137,15 +119,15 @@ class Predictor:
         return found.probabilities
 
     def stream(
-        self, items: Sequence[Item], *, scale: float | None = None
+        self, items: Sequence[Item], *, scale: float | None = None, workers: int = 1
     ) -> Iterator[list[Answer] | SetAside]:
         """Answers picture by picture, in order, in little memory.
 
         Args:
             items: From `leuko.use.inputs.gather`.
-            scale: As for `predict`.
+            scale, workers: As for `predict`.
         """
-        for prepared in self._read(items, scale):
+        for prepared in stream_cells(self._cutter, items, scale, workers=workers):
             yield from self.conclude(prepared)
 
     def explain(
@@ -174,7 +156,7 @@ class Predictor:
             raise UnknownNameError(f"The model has no class {of!r}. {suggest(of, [*self.classes])}")
         items, _ = gather(images)
         done = 0
-        for prepared in self._read(items, scale):
+        for prepared in stream_cells(self._cutter, items, scale):
             found = zip(self.conclude(prepared), prepared.ready, strict=True)
             named = [
                 (answer, of or answer.label, cell.pixels)
@@ -193,21 +175,6 @@ class Predictor:
             done += len(prepared.items)
             if progress is not None:
                 progress(done, len(items))
-
-    def _read(self, items: Sequence[Item], scale: float | None) -> Iterator[Prepared]:
-        """Reads and cuts part by part, the next one while the network is at work."""
-        with ThreadPoolExecutor(count_cores()) as pool:
-            scales = {} if scale else self._measure_scales(items, pool.map)
-
-            def begin(start: int) -> list[Future[list[_Found] | SetAside]]:
-                part = items[start : start + PART]
-                return [pool.submit(self._prepare, item, scales, scale) for item in part]
-
-            ahead = begin(0)
-            for start in range(0, len(items), PART):
-                ready = [future.result() for future in ahead]
-                ahead = begin(start + PART)
-                yield Prepared(items[start : start + PART], ready)
 
     def answer_cells(
         self, images: Sequence[str], leukocytes: Sequence[Leukocyte], cells: Sequence[Pixels]
@@ -246,52 +213,16 @@ class Predictor:
                 items = [Item(items[0].name, items[0].read())]
             except ImageError as error:
                 return Prepared(items, [SetAside(items[0].name, error.reason, str(error))])
-        scales = {} if scale else self._measure_scales(items, map)
-        ready = [self._prepare(item, scales, scale) for item in items]
+        scales = {} if scale else self._cutter.measure_scales(items)
+        ready = [self._cutter.cut(item, scales, scale) for item in items]
         return Prepared([Item(item.name, None) for item in items], ready)
 
     def conclude(self, prepared: Prepared) -> Iterator[list[Answer] | SetAside]:
         """The second half: what `stream` gives for the same items."""
         return self._answer(prepared.items, prepared.ready)
 
-    def _measure_scales(self, items: Sequence[Item], each: Callable[..., Iterable[Any]]) -> Scales:
-        """One scale for each size of pictures; a picture that can't be read has no say."""
-        if self.bundle.facts.preprocessing.view == "field":
-            return {}
-
-        def measure(item: Item) -> tuple[Item, int, int] | None:
-            with suppress(ImageError):
-                return (item, *item.measure())
-            return None
-
-        def pictures(chosen: Iterable[Item]) -> Iterator[Pixels]:
-            for item in chosen:
-                with suppress(ImageError):
-                    yield item.read()
-
-        sizes = [size for size in each(measure, items) if size is not None]
-        return estimate_set_scales(pictures(sample_sizes(sizes)))
-
-    def _prepare(self, item: Item, scales: Scales, scale: float | None) -> list[_Found] | SetAside:
-        """Reads one picture and cuts out its cells; runs in a thread."""
-        try:
-            picture = item.read()
-        except ImageError as error:
-            return SetAside(item.name, error.reason, str(error))
-        height, width = picture.shape[:2]
-        prepared = self.bundle.facts.preprocessing
-        if prepared.view == "field":
-            whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
-            return [self._look_at(picture, whole)]
-        scale = scale or scales[height, width]
-        return [self._look_at(picture, cell) for cell in find_cells(picture, scale)]
-
-    def _look_at(self, picture: Pixels, cell: Leukocyte) -> _Found:
-        pixels = self.bundle.facts.preprocessing.cut(picture, cell)
-        return _Found(cell, pixels, portray(self.bundle, pixels))
-
     def _answer(
-        self, items: Sequence[Item], ready: Sequence[list[_Found] | SetAside]
+        self, items: Sequence[Item], ready: Sequence[list[Found] | SetAside]
     ) -> Iterator[list[Answer] | SetAside]:
         """Answers for all cells of a part at once."""
         size = self.bundle.facts.preprocessing.size
@@ -369,33 +300,6 @@ def find_default() -> Path:
     return place
 
 
-def find_cells(picture: Pixels, scale: float) -> list[Leukocyte]:
-    """The leukocytes to answer for, the most certain first.
-
-    In a picture that was cut around one cell, that one. In a field all that are certain; if none
-    is, the likeliest one, for which `Leukocyte.score` is low. Where nothing is found, none.
-
-    Args:
-        picture: RGB (H, W, 3) uint8.
-        scale: Pixels per µm.
-    """
-    found = find_leukocytes(picture, scale=scale)
-    if not found:
-        return []
-    height, width = picture.shape[:2]
-    if is_cut_out(height, width, scale):
-        chosen = choose_leukocyte(found, picture)
-        return [chosen] if chosen.score > 0 else []
-    return [cell for cell in found if cell.score >= CERTAIN] or found[:1]
-
-
-def portray(bundle: Bundle, cell: Pixels) -> NDArray[np.float32] | None:
-    """The portrait of a cell (S, S, 3), if the bundle compares portraits."""
-    if bundle.reference is None:
-        return None
-    return describe_cell(cell)
-
-
 def score(
     bundle: Bundle,
     portraits: Sequence[NDArray[np.float32] | None],
@@ -405,7 +309,7 @@ def score(
 
     Args:
         bundle: Whose reference counts.
-        portraits: N, from `portray`.
+        portraits: N, of `Found`.
         features: (N, D), from `Bundle.answer`.
     """
     there = [portrait for portrait in portraits if portrait is not None]
@@ -418,9 +322,10 @@ def score_cells(
     bundle: Bundle, cells: Iterable[Pixels], features: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """As `score`, for N cells (S, S, 3) whose portraits aren't at hand."""
+    if bundle.reference is None:
+        return np.zeros((len(features), 2))
     with ThreadPoolExecutor(count_cores()) as pool:
-        portraits = list(pool.map(lambda cell: portray(bundle, cell), cells))
-    return score(bundle, portraits, features)
+        return score(bundle, list(pool.map(describe_cell, cells)), features)
 
 
 def judge_cell(

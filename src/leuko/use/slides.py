@@ -178,6 +178,7 @@ def differential(
     several: bool = False,
     thresholds: Sequence[Threshold] = (),
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> Slides:
     """Counts the leukocytes in the pictures of a slide, with exact limits.
 
@@ -192,6 +193,7 @@ def differential(
         several: Each folder in `folder` is a slide.
         thresholds: What counts as a sign, for sensitivity and specificity over several slides.
         progress: Called with a slide's name, pictures done and pictures of it in all.
+        workers: As for `leuko.use.predictor.Predictor.predict`.
 
     Returns:
         A sequence of differentials, which writes itself.
@@ -221,7 +223,7 @@ def differential(
             if progress is not None:
                 progress(name, done, total)
 
-        given = predictor.predict(path, scale=scale, progress=tell)
+        given = predictor.predict(path, scale=scale, progress=tell, workers=workers)
         answers.append(given)
         notes += given.notes
         found.append(
