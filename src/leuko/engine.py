@@ -16,10 +16,18 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from leuko.errors import SettingsError, TrainingError
@@ -31,6 +39,10 @@ Send = Callable[[Any], None]
 # Numbers that <malloc.h> of the GNU C library gives to these limits; see mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
+KILLED = (
+    "A worker process ended before its work was done: it was killed, as happens when memory runs "
+    "out, or it could not start."
+)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # One per worker process, set by the pool's initialiser: a multiprocessing queue can't travel
@@ -97,9 +109,7 @@ def map_jobs(
     Raises:
         TrainingError: A worker was killed, as happens when memory runs out.
     """
-    advice = "What was finished is kept: continue with --resume, and with fewer --workers if "
-    advice += "memory is short."
-    with _open_pool(min(workers, len(jobs)), libraries, advice) as (pool, messages):
+    with _open_pool(min(workers, len(jobs)), libraries) as (pool, messages):
         pending: dict[Future[Result], Job] = {pool.submit(_run, work, job): job for job in jobs}
         while pending:
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -129,25 +139,91 @@ def stream_jobs(
     Raises:
         TrainingError: As `map_jobs`.
     """
-    advice = "Nothing was written. Close what needs memory, and begin again."
-    with _open_pool(workers, libraries, advice) as (pool, _):
+    with (
+        _open_workers(work, workers, libraries) as free,
+        # A thread waits for each worker; it computes nothing.
+        ThreadPoolExecutor(workers) as pool,
+    ):
         pending: deque[Future[Result]] = deque()
-        for job in jobs:
-            pending.append(pool.submit(work, job))
-            if len(pending) >= ahead:
+        try:
+            for job in jobs:
+                pending.append(pool.submit(_ask, free, job))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _ask(free: SimpleQueue[Connection], job: Any) -> Any:
+    """Has the next free worker do a job, and waits for it."""
+    pipe = free.get()
+    try:
+        pipe.send(job)
+        result, error = pipe.recv()
+    except (EOFError, OSError):
+        free.put(pipe)  # whoever takes it finds the same
+        raise TrainingError(
+            f"{KILLED} Nothing was written. Close what needs memory, and begin again."
+        ) from None
+    free.put(pipe)
+    if error is not None:
+        raise error
+    return result
 
 
 @contextmanager
-def _open_pool(
-    workers: int, libraries: Sequence[str], advice: str
-) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """Workers, and the queue of their messages; both are gone afterwards, whatever happened.
+def _open_workers(
+    work: Callable[[Any], Any], workers: int, libraries: Sequence[str]
+) -> Iterator[SimpleQueue[Connection]]:
+    """Processes that wait for jobs at a pipe each, gone afterwards.
 
-    `advice` tells what to do if a worker was killed.
+    Not the pool of the standard library: its workers write to one pipe, and if one is killed with
+    half a result written, whoever reads waits for ever. A pipe of one worker ends with it.
     """
+    context = _choose_context(libraries)
+    environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
+    free: SimpleQueue[Connection] = SimpleQueue()
+    opened, processes = [], []
+    try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            opened.append(ours)
+            process = context.Process(target=_serve, args=(theirs, work, environment), daemon=True)
+            process.start()
+            processes.append(process)
+            theirs.close()
+            free.put(ours)
+        yield free
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+        for pipe in opened:
+            pipe.close()
+
+
+def _serve(pipe: Connection, work: Callable[[Any], Any], environment: Mapping[str, str]) -> None:
+    _begin(None, environment)
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = work(job), None
+        except Exception as error:
+            answer = None, error
+        pipe.send(answer)
+
+
+@contextmanager
+def _open_pool(workers: int, libraries: Sequence[str]) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    """Workers, and the queue of their messages; both are gone afterwards, whatever happened."""
     context = _choose_context(libraries)
     messages = context.Queue()
     pool = ProcessPoolExecutor(
@@ -160,8 +236,8 @@ def _open_pool(
         yield pool, messages
     except BrokenProcessPool as error:
         raise TrainingError(
-            "A worker process ended before its work was done: it was killed, as happens when "
-            f"memory runs out, or it could not start. {advice}"
+            f"{KILLED} What was finished is kept: continue with --resume, and with fewer "
+            "--workers if memory is short."
         ) from error
     finally:
         # Reached with work left after Ctrl-C or an error: don't wait for it.

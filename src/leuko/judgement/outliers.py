@@ -109,7 +109,7 @@ def score_portraits(reference: Reference, portraits: NDArray[np.floating]) -> Fl
         uncorrelated numbers: Mahalanobis' distance, squared, divided by their count.
     """
     standard = _standardise(portraits, reference.centre, reference.spread)
-    return np.asarray(((standard @ reference.axes.astype(np.float64)) ** 2).mean(1))
+    return np.asarray((_project(standard, reference.axes.T) ** 2).mean(1))
 
 
 def score_features(reference: Reference, features: NDArray[np.floating]) -> Float64:
@@ -124,9 +124,10 @@ def score_features(reference: Reference, features: NDArray[np.floating]) -> Floa
 
     Source: Sun et al. 2022, arXiv:2204.06507.
     """
-    placed = _unit(features) @ reference.feature_axes.astype(np.float64)
-    examples = reference.examples.astype(np.float64)
-    squared = (placed**2).sum(1)[:, None] + (examples**2).sum(1)[None] - 2 * placed @ examples.T
+    placed = _project(_unit(features), reference.feature_axes.T)
+    examples = np.asarray(reference.examples, np.float64)
+    products = _project(placed, examples)
+    squared = (placed**2).sum(1)[:, None] + (examples**2).sum(1)[None] - 2 * products
     last = min(NEIGHBOUR, len(examples)) - 1
     nearest = np.partition(squared, last, axis=1)[:, last]
     return np.sqrt(np.maximum(nearest, 0))
@@ -151,6 +152,15 @@ def _standardise(
 ) -> Float64:
     distances = (np.asarray(portraits, np.float64) - centre) / spread
     return np.asarray(np.clip(distances, -FARTHEST, FARTHEST))
+
+
+def _project(rows: Float64, axes: NDArray[np.floating]) -> Float64:
+    """Products (N, A) of rows (N, P) and axes (A, P).
+
+    Not by NumPy's matrix product: its threads wait for each other, a hundred times as long as the
+    work takes while other threads find cells; and the sum of a row depends on their number.
+    """
+    return np.asarray(np.einsum("np,ap->na", rows, np.ascontiguousarray(axes, np.float64)))
 
 
 def _unit(features: NDArray[np.floating]) -> Float64:

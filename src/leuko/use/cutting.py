@@ -39,7 +39,7 @@ from leuko.use.answers import SetAside
 from leuko.use.inputs import Item
 
 PART = 64  # pictures that are read while those before them are answered
-FEW = 150  # pictures below which processes take longer to start than they save
+FEW = 300  # pictures below which processes take longer to start than they save
 SHARE = 16  # pictures that a process cuts at a time
 
 Pixels = NDArray[np.uint8]
