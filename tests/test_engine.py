@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from leuko.engine import count_cores, keep_freed_memory, map_jobs
+from leuko.engine import count_cores, keep_freed_memory, map_jobs, stream_jobs
 from leuko.errors import SettingsError, TrainingError
 from leuko.learning.models import LIBRARIES
 
@@ -51,6 +52,49 @@ def count_faults_of_reuse(keep, send):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     use()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def halve(job):
+    if job == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job % 2:
+        raise SettingsError(f"{job} is odd")
+    time.sleep(0.02 * (job % 3))  # so that they end in another order
+    return job // 2
+
+
+def test_a_stream_keeps_the_order_and_takes_no_more_jobs_than_it_may():
+    taken: list[int] = []
+
+    def give():
+        for job in range(0, 40, 2):
+            taken.append(job)
+            yield job
+
+    found = []
+    for number, half in enumerate(stream_jobs(halve, give(), workers=2, ahead=4)):
+        found.append(half)
+        assert len(taken) <= number + 4
+    assert found == list(range(20))
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "error", "words"),
+    [((2, 4, 5, 6), SettingsError, "5 is odd"), ((2, 4, 7, 6), TrainingError, "was killed")],
+)
+def test_what_fails_in_a_stream_is_told_and_ends_it(jobs, error, words):
+    with pytest.raises(error, match=words):
+        list(stream_jobs(halve, jobs, workers=2, ahead=4))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_stream_that_nobody_reads_on_ends_its_workers():
+    stream = stream_jobs(halve, range(0, 400, 2), workers=2, ahead=4)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not the GNU C library")
