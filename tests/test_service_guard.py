@@ -89,6 +89,15 @@ def ask(app: Any, method: str, path: str, **more: Any) -> httpx.Response:
 # --- who may ask ----------------------------------------------------------------------------------
 
 
+def test_no_answer_waits_for_the_client_to_acknowledge_its_head() -> None:
+    with (
+        listen(ServiceSettings(port=0)) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize(
     ("bound", "host", "status"),
     [
@@ -107,12 +116,6 @@ def ask(app: Any, method: str, path: str, **more: Any) -> httpx.Response:
         ("0.0.0.0", "station.example:8000", 200),
     ],
 )
-def test_no_answer_waits_for_the_client_to_acknowledge_its_head() -> None:
-    with listen(ServiceSettings(port=0)) as listening:
-        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
 def test_only_own_names_are_answered(bound: str, host: str, status: int):
     settings = ServiceSettings(host=bound, token=TOKEN, names=("station.example",))
     app = create_app(None, None, settings)
