@@ -43,6 +43,7 @@ KILLED = (
     "A worker process ended before its work was done: it was killed, as happens when memory runs "
     "out, or it could not start."
 )
+JOBS = 2  # that a worker has: the one it is at, and the next
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # One per worker process, set by the pool's initialiser: a multiprocessing queue can't travel
@@ -141,8 +142,8 @@ def stream_jobs(
     """
     with (
         _open_workers(work, workers, libraries) as free,
-        # A thread waits for each worker; it computes nothing.
-        ThreadPoolExecutor(workers) as pool,
+        # Threads that wait for workers, and compute nothing.
+        ThreadPoolExecutor(JOBS * workers) as pool,
     ):
         pending: deque[Future[Result]] = deque()
         try:
@@ -157,18 +158,42 @@ def stream_jobs(
                 future.cancel()
 
 
-def _ask(free: SimpleQueue[Connection], job: Any) -> Any:
+class _Worker:
+    """This end of the pipe of a process that does jobs one after the other.
+
+    It may be given a job while it is at another, so that it needn't wait for the next.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self._turn = threading.Condition()
+        self._sent = self._told = 0
+
+    def ask(self, job: Any) -> Any:
+        """Has a job done; called by several threads."""
+        with self._turn:
+            self.pipe.send(job)
+            place, self._sent = self._sent, self._sent + 1
+            self._turn.wait_for(lambda: self._told == place)
+        try:
+            return self.pipe.recv()
+        finally:
+            with self._turn:
+                self._told += 1
+                self._turn.notify_all()
+
+
+def _ask(free: SimpleQueue[_Worker], job: Any) -> Any:
     """Has the next free worker do a job, and waits for it."""
-    pipe = free.get()
+    worker = free.get()
     try:
-        pipe.send(job)
-        result, error = pipe.recv()
+        result, error = worker.ask(job)
     except (EOFError, OSError):
-        free.put(pipe)  # whoever takes it finds the same
         raise TrainingError(
             f"{KILLED} Nothing was written. Close what needs memory, and begin again."
         ) from None
-    free.put(pipe)
+    finally:
+        free.put(worker)  # if it is gone, whoever takes it finds the same
     if error is not None:
         raise error
     return result
@@ -177,7 +202,7 @@ def _ask(free: SimpleQueue[Connection], job: Any) -> Any:
 @contextmanager
 def _open_workers(
     work: Callable[[Any], Any], workers: int, libraries: Sequence[str]
-) -> Iterator[SimpleQueue[Connection]]:
+) -> Iterator[SimpleQueue[_Worker]]:
     """Processes that wait for jobs at a pipe each, gone afterwards.
 
     Not the pool of the standard library: its workers write to one pipe, and if one is killed with
@@ -185,7 +210,7 @@ def _open_workers(
     """
     context = _choose_context(libraries)
     environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
-    free: SimpleQueue[Connection] = SimpleQueue()
+    free: SimpleQueue[_Worker] = SimpleQueue()
     opened, processes = [], []
     try:
         for _ in range(workers):
@@ -195,7 +220,8 @@ def _open_workers(
             process.start()
             processes.append(process)
             theirs.close()
-            free.put(ours)
+        for worker in [_Worker(pipe) for pipe in opened] * JOBS:
+            free.put(worker)
         yield free
     finally:
         for process in processes:
