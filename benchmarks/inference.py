@@ -34,7 +34,7 @@ import numpy as np
 import onnxruntime
 
 from leuko.data.image import read_image
-from leuko.data.leukocytes import estimate_scale
+from leuko.data.leukocytes import estimate_scale, keep_to_one_thread
 from leuko.data.pictures import cut_pictures
 from leuko.data.portraits import describe_cell
 from leuko.data.sources import scan
@@ -291,7 +291,8 @@ def tell_warm(found: dict[str, Any], rounds: int) -> list[str]:
     ]  # fmt: skip
     return [
         f"## In a warm process, {n:,} cells, one view, {rounds} rounds", "",
-        f"Batches of {TORCH_BATCH} for PyTorch and {BATCH} for the others, where each is faster.", "",
+        f"Batches of {TORCH_BATCH} for PyTorch and {BATCH} for the others, where each is faster.",
+        "",
         "| way | cells/s (median) | times as fast as eager (range) | share of the bare session |",
         "|---|---|---|---|", *rows, "", *compiled,
         f"With eight views Leuko from {found['few']:,} JPEG files reaches "
@@ -306,6 +307,7 @@ def tell_warm(found: dict[str, Any], rounds: int) -> list[str]:
 
 def measure_steps(one: Predictor, chosen: list[Path]) -> dict[str, float]:
     """Milliseconds of processor time a picture, each step by itself, on one thread."""
+    keep_to_one_thread()
     facts = one.bundle.facts.preprocessing
     network = ExportedNetwork(
         read_parts(one.bundle.path, PARTS, OPTIONAL)[MODEL], size=facts.size,
