@@ -139,6 +139,10 @@ class BundleError(LeukoError):
     """A bundle can't be read, or isn't what was written: nothing it says may be believed."""
 
 
+class ConversionError(LeukoError):
+    """A network in another form would lose too much."""
+
+
 class StorageError(LeukoError):
     """Something couldn't be written: no space left, read-only, a limit."""
 

@@ -13,6 +13,7 @@ from leuko.learning.folds import Progress
 from leuko.watcher import Watcher
 
 if TYPE_CHECKING:
+    from leuko.conversion import EightBits
     from leuko.evaluation import Evaluation
     from leuko.inspection import Inspection
     from leuko.laboratories import LaboratoryStudy
@@ -212,6 +213,22 @@ class Console(Watcher):
         if report is not None:
             self._print(f"\npage: {report}")
         self._print(f"bundle: {found.bundle.path}\nid: {found.bundle.id}")
+        self._print("Research use only, not for diagnosis.")
+
+    def conclude_conversion(self, made: EightBits) -> None:
+        """Prints what eight bits lose."""
+        share, low, high = (100 * value for value in made.same)
+        pair = made.accuracy
+        change, least, most = (
+            f"{100 * value:+.2f}".replace("-", "−")
+            for value in (pair.difference, pair.low, pair.high)
+        )
+        self._print(
+            f"On {made.n:,} cells: the same class in {share:.2f} % ({low:.2f}–{high:.2f}), "
+            f"accuracy {change} points ({least} to {most})."
+        )
+        if made.seen:
+            self._print("It was trained on some of these cells, and may lose more on others.")
         self._print("Research use only, not for diagnosis.")
 
     def conclude_predictions(self, found: Predictions, out: Path | None) -> None:

@@ -270,7 +270,16 @@ def adapt(
     return 0
 
 
-def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int:
+def export(
+    bundle: Path,
+    /,
+    *,
+    to: str = "onnx",
+    int8: Path | None = None,
+    map_: Annotated[Path | None, Parameter(name="--map")] = None,
+    seed: int = 0,
+    out: Path | None = None,
+) -> int:
     """Take the network out of a bundle, after checking it, for other programs.
 
     Parameters
@@ -279,12 +288,29 @@ def export(bundle: Path, /, *, to: str = "onnx", out: Path | None = None) -> int
         That leuko train wrote.
     to:
         onnx, or openvino (its XML, and a BIN beside it; needs leuko[openvino]).
+    int8:
+        A labelled set. The network is written in eight bits, if it loses at most half a point of
+        accuracy on half of the set; the other half calibrates it. Needs leuko[train].
+    map_:
+        With --int8: which class is which, where names differ; see leuko evaluate.
+    seed:
+        With --int8: decides which half.
     out:
         The file, which must not exist. [default: NAME.onnx or NAME.xml in the current folder]
     """
     from leuko.learning.exchange import FORMS, take_model
 
     place = Path(f"{bundle.resolve().stem}{FORMS.get(to, '')}") if out is None else out
-    for path in take_model(bundle, place, form=to):
+    if int8 is None:
+        for path in take_model(bundle, place, form=to):
+            sys.stdout.write(f"{path}\n")
+        return 0
+    from leuko.conversion import convert_to_eight_bits
+    from leuko.progress import Console
+
+    console = Console(sys.argv[1:])
+    made = convert_to_eight_bits(bundle, int8, place, form=to, map=map_, seed=seed, watcher=console)
+    for path in made.files:
         sys.stdout.write(f"{path}\n")
+    console.conclude_conversion(made)
     return 0

@@ -21,6 +21,7 @@ from leuko.learning.bundle import (
     check_place,
     load_bundle,
 )
+from leuko.learning.graph import add_note
 from leuko.learning.inference import convert_to_openvino
 from leuko.learning.parts import read_parts
 from leuko.storage import write_atomically
@@ -47,19 +48,49 @@ def take_model(path: str | os.PathLike[str], out: Path, *, form: str = "onnx") -
         OutputError: There is something at `out`, or it has another ending.
         StorageError: It can't be written.
     """
-    if form not in FORMS:
-        raise UnknownNameError(f"There is no format {form!r}. {suggest(form, [*FORMS])}")
-    weights = out.with_suffix(".bin")
-    check_place(out)
-    if form == "openvino":
-        if out.suffix != FORMS[form]:
-            raise OutputError(f"{out} doesn't end in .xml, as OpenVINO's networks do. Name it so.")
-        check_place(weights)
+    check_file(out, form)
     bundle = load_bundle(path)
     parts = read_parts(Path(path), PARTS, OPTIONAL)
     if form == "onnx":
         return [write_atomically(out, parts[MODEL])]
     xml, numbers = convert_to_openvino(parts[MODEL], {TEXT: bundle.facts.model_text})
     check_golden(replace(bundle, network=bundle.network.with_openvino(xml, numbers)), parts[GOLDEN])
+    return _write_openvino(out, xml, numbers)
+
+
+def write_network(model: bytes, text: str, out: Path, *, form: str = "onnx") -> list[Path]:
+    """Writes a network that was made of a bundle's.
+
+    Args:
+        model: A file of ONNX, without texts.
+        text: What it is: `leuko.learning.facts.Facts.model_text`.
+        out, form: As for `take_model`; see `check_file`.
+
+    Returns:
+        What was written.
+    """
+    if form == "onnx":
+        return [write_atomically(out, model + add_note(b"", TEXT, text))]
+    return _write_openvino(out, *convert_to_openvino(model, {TEXT: text}))
+
+
+def check_file(out: Path, form: str) -> None:
+    """Refuses a form that there isn't, and a file that can't be written.
+
+    Raises:
+        UnknownNameError: There is no such form.
+        OutputError: There is something at `out`, or it has another ending.
+    """
+    if form not in FORMS:
+        raise UnknownNameError(f"There is no format {form!r}. {suggest(form, [*FORMS])}")
+    check_place(out)
+    if form == "openvino":
+        if out.suffix != FORMS[form]:
+            raise OutputError(f"{out} doesn't end in .xml, as OpenVINO's networks do. Name it so.")
+        check_place(out.with_suffix(".bin"))
+
+
+def _write_openvino(out: Path, xml: bytes, numbers: bytes) -> list[Path]:
     # The numbers alone are no network: nobody finds half of one.
-    return [write_atomically(weights, numbers), write_atomically(out, xml)][::-1]
+    weights = write_atomically(out.with_suffix(".bin"), numbers)
+    return [write_atomically(out, xml), weights]
