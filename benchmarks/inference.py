@@ -76,8 +76,11 @@ def main(
     words += " --compile" if compiled else ""
     top = head("How fast Leuko answers", words)
     versions = ", ".join(
-        f"{name} {find_version(name)}" for name in ("torch", "timm", "onnxruntime", "openvino")
+        f"{name} {find_version(name)}" for name in ("torch", "onnxruntime", "openvino")
     )
+    if peers is not None:
+        told = (peers / "timm/version.py").read_text("utf-8")
+        versions += f", timm's repository {told.split(chr(39))[1]}"
     write_results("inference.md", [*top, versions + f"; {count_cores()} cores.", "", *lines])
 
 
