@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from leuko.cli import main
 from leuko.conversion import convert_to_eight_bits
 from leuko.data.synthetic import write_demo_set
 from leuko.errors import ConversionError, DataError, OutputError
+from leuko.evaluation import evaluate
+from leuko.learning.eight_bits import quantise
 from leuko.learning.inference import ExportedNetwork
 from leuko.use.predictor import load
-from small_bundle import make_bundle
+from small_bundle import CLASSES, make_bundle
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,25 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_written_answers_nearly_as_before(bundle, cells, tmp_path, form, monkeypatch):
     monkeypatch.setattr("leuko.conversion.LOSS", 0.2)
     out = tmp_path / ("eight.onnx" if form == "onnx" else "eight.xml")
+    shown: list[NDArray[np.uint8]] = []
+    monkeypatch.setattr(
+        "leuko.conversion.quantise",
+        lambda model, given: shown.append(given) or quantise(model, given),
+    )
     made = convert_to_eight_bits(bundle, cells, out, form=form)
     assert made.files[0] == out
     assert [path.exists() for path in made.files] == [True] * (1 if form == "onnx" else 2)
-    share, low, high = made.same
-    assert low <= share <= high
+    assert made.same[0] > 0.8
     assert not made.seen
+    judged = evaluate(bundle, cells)
+    group = {c.pixels.tobytes(): g for c, g in zip(judged.cells, judged.groups, strict=True)}
+    truth = {c.pixels.tobytes(): t for c, t in zip(judged.cells, judged.truth, strict=True)}
+    calibrated = [cell.tobytes() for cell in shown[0]]
+    known = set(judged.truth) & set(CLASSES)
+    assert {truth[cell] for cell in calibrated} == known, "of every class that the model knows"
+    taken = {group[cell] for cell in calibrated}
+    both = zip(judged.truth, judged.groups, strict=True)
+    assert made.n == sum(t in known and g not in taken for t, g in both), "nobody does both"
     if form == "openvino":
         assert made.files[1].stat().st_size < len((bundle / "model.onnx").read_bytes())
         return

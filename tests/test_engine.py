@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,19 @@ def count_faults_of_reuse(keep, send):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def halve(job):
+def die_in_the_middle_of_a_message(job, send):
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    while True:
+        send(bytes(5 << 20))
+
+
+def test_a_worker_that_is_killed_while_it_sends_is_noticed():
+    jobs = map_jobs(die_in_the_middle_of_a_message, [1], workers=1, on_message=len)
+    with pytest.raises(TrainingError, match="was killed"):
+        list(jobs)
+
+
+def halve(job, send):
     if job == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     if job % 2:

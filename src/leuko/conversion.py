@@ -1,6 +1,6 @@
 """A bundle's network in eight bits, if a labelled set shows that it loses next to nothing.
 
-    bundle + labelled set → evaluation → half of the groups calibrate → the other half judges → file
+    bundle + labelled set → evaluation → some groups calibrate → the others judge → file
 
 Joins the evaluation, the quantiser and the comparison of two models on the same cells.
 """
@@ -20,9 +20,10 @@ from leuko.evaluation import Evaluation, Source, evaluate
 from leuko.judgement.comparison import Pair, compare_pair
 from leuko.judgement.metrics import exact_limits
 from leuko.judgement.predictions import Predictions
-from leuko.learning.bundle import take_apart
+from leuko.learning.bundle import TEXT, take_apart
 from leuko.learning.eight_bits import quantise
-from leuko.learning.exchange import check_file, write_network
+from leuko.learning.exchange import check_file, shape_network, write_files
+from leuko.learning.graph import add_note
 from leuko.learning.inference import ExportedNetwork
 from leuko.use.predictor import Predictor, load
 from leuko.watcher import Watcher
@@ -68,11 +69,12 @@ def convert_to_eight_bits(
         data: A labelled set, as for `leuko.evaluate`.
         out, form: As for `leuko.learning.exchange.take_model`.
         map: As for `leuko.evaluate`.
-        seed: Decides which groups calibrate, and the resamples.
+        seed: Decides which cells calibrate, and the resamples.
         watcher: Learns of the progress.
 
     Raises:
         ConversionError: More than half a point of accuracy is lost; nothing was written.
+        UnknownNameError, OutputError, StorageError: As `leuko.learning.exchange.take_model`.
         DataError: Too few cells, or the map makes one class of several of the model's.
         BundleError: The bundle isn't what was written.
         MissingExtraError: A library isn't installed.
@@ -84,9 +86,12 @@ def convert_to_eight_bits(
     calibrating, judging = _part(model, found, seed)
     cells = np.stack([cell.pixels for cell in found.cells])
     watcher.say("writing the network in eight bits")
-    made = quantise(take_apart(model.bundle)[1], cells[calibrating])
     facts = model.bundle.facts
+    made = add_note(
+        quantise(take_apart(model.bundle)[1], cells[calibrating]), TEXT, facts.model_text
+    )
     eight = ExportedNetwork(made, size=facts.preprocessing.size, classes=len(facts.classes))
+    files, eight = shape_network(made, facts.model_text, eight, form)
     same, pair = _compare(model, eight, found, cells, judging, seed)
     if -pair.difference > LOSS:
         raise ConversionError(
@@ -94,9 +99,9 @@ def convert_to_eight_bits(
             f"{len(judging)} cells ({_points(-pair.high)} to {_points(-pair.low)}); at most "
             f"{_points(LOSS)} are accepted. Nothing was written: use it as it is."
         )
-    files = write_network(made, facts.model_text, out, form=form)
+    places = write_files(out, files)
     seen = found.results["seen"]["trained"] + found.results["seen"]["start"] > 0
-    return EightBits(tuple(files), len(judging), same, pair, seen)
+    return EightBits(tuple(places), len(judging), same, pair, seen)
 
 
 def _part(
@@ -110,9 +115,8 @@ def _part(
             "compared one by one. Leave the model's classes apart."
         )
     known = [k for k, truth in enumerate(found.truth) if truth in classes]
-    names = sorted({found.groups[k] for k in known})
-    first = set(np.random.default_rng(seed).permutation(names)[: len(names) // 2])
-    calibrating = [k for k in known if found.groups[k] in first][:CALIBRATING]
+    drawn = np.random.default_rng(seed).permutation(known)[:CALIBRATING]  # of all classes
+    calibrating = drawn[: len(known) // 2]
     taken = {found.groups[k] for k in calibrating}
     judging = [k for k in known if found.groups[k] not in taken]
     if len(judging) < FEWEST:
@@ -121,7 +125,7 @@ def _part(
             f"{len(calibrating)} that calibrate; expected at least {FEWEST}: fewer can't show "
             "that half a point or less is lost. Give a larger set."
         )
-    return np.array(calibrating), np.array(judging)
+    return calibrating, np.array(judging)
 
 
 def _compare(

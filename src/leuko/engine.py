@@ -10,20 +10,13 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -39,16 +32,12 @@ Send = Callable[[Any], None]
 # Numbers that <malloc.h> of the GNU C library gives to these limits; see mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
-KILLED = (
-    "A worker process ended before its work was done: it was killed, as happens when memory runs "
-    "out, or it could not start."
-)
-JOBS = 2  # that a worker has: the one it is at, and the next
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Each is read by one library, when it is loaded or its threads are first needed.
+THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM",
+)  # fmt: skip
 
-# One per worker process, set by the pool's initialiser: a multiprocessing queue can't travel
-# with a job, it can only be inherited.
-_messages: Any = None
+RESULT, ERROR, MESSAGE = range(3)  # what a worker sends
 
 
 def count_cores() -> int:
@@ -110,100 +99,91 @@ def map_jobs(
     Raises:
         TrainingError: A worker was killed, as happens when memory runs out.
     """
-    with _open_pool(min(workers, len(jobs)), libraries) as (pool, messages):
-        pending: dict[Future[Result], Job] = {pool.submit(_run, work, job): job for job in jobs}
+    messages: SimpleQueue[Any] = SimpleQueue()
+    with _open_workers(work, max(1, min(workers, len(jobs))), libraries) as hand_out:
+        pending = {hand_out(job, messages.put): job for job in jobs}
         while pending:
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            _drain(messages, on_message)
+            while not messages.empty():  # all that the jobs that are done have sent, and more
+                on_message(messages.get())
             # `done` is a set: of several that ended together the first given out comes first.
             for future in [future for future in pending if future in done]:
                 yield pending.pop(future), future.result()
-        pool.shutdown()  # workers send what they still hold before they end
-        _drain(messages, on_message)
 
 
 def stream_jobs(
-    work: Callable[[Job], Result],
+    work: Callable[[Job, Send], Result],
     jobs: Iterable[Job],
     *,
     workers: int,
     ahead: int,
     libraries: Sequence[str] = (),
 ) -> Iterator[Result]:
-    """Runs ``work(job)`` for each job and yields the results in the order of the jobs.
+    """Runs ``work(job, send)`` for each job and yields the results in the order of the jobs.
 
     Args:
-        work, workers, libraries: As for `map_jobs`.
-        jobs: Picklable; taken as they are needed.
+        work, workers, libraries: As for `map_jobs`; what is sent is dropped.
+        jobs: Picklable, and short: each worker has its next one while it is at another. They are
+            taken as they are needed.
         ahead: So many are at work or wait to be taken, at most.
 
     Raises:
         TrainingError: As `map_jobs`.
     """
-    with (
-        _open_workers(work, workers, libraries) as free,
-        # Threads that wait for workers, and compute nothing.
-        ThreadPoolExecutor(JOBS * workers) as pool,
-    ):
+    with _open_workers(work, workers, libraries, jobs_each=2) as hand_out:
         pending: deque[Future[Result]] = deque()
-        try:
-            for job in jobs:
-                pending.append(pool.submit(_ask, free, job))
-                if len(pending) >= ahead:
-                    yield pending.popleft().result()
-            while pending:
+        for job in jobs:
+            pending.append(hand_out(job, lambda _: None))
+            if len(pending) >= ahead:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield pending.popleft().result()
 
 
 class _Worker:
-    """This end of the pipe of a process that does jobs one after the other.
-
-    It may be given a job while it is at another, so that it needn't wait for the next.
-    """
+    """This end of the pipe of a process that does jobs one after the other."""
 
     def __init__(self, pipe: Connection) -> None:
-        self.pipe = pipe
+        self._pipe = pipe
         self._turn = threading.Condition()
         self._sent = self._told = 0
 
-    def ask(self, job: Any) -> Any:
-        """Has a job done; called by several threads."""
-        with self._turn:
-            self.pipe.send(job)
-            place, self._sent = self._sent, self._sent + 1
-            self._turn.wait_for(lambda: self._told == place)
+    def ask(self, job: Any, on_message: Send) -> Any:
+        """Has a job done, after those that were asked before; called by several threads.
+
+        Raises:
+            TrainingError: The process is gone.
+            Exception: What the job raised.
+        """
         try:
-            return self.pipe.recv()
+            with self._turn:
+                self._pipe.send(job)
+                place, self._sent = self._sent, self._sent + 1
+                self._turn.wait_for(lambda: self._told >= place)
+            kind, value = self._pipe.recv()
+            while kind == MESSAGE:
+                on_message(value)
+                kind, value = self._pipe.recv()
+        except (EOFError, OSError):
+            raise TrainingError(
+                "A worker process ended before its work was done: it was killed, as happens when "
+                "memory runs out, or it could not start. What a run had finished is kept: "
+                "continue with --resume, and with fewer --workers if memory is short."
+            ) from None
         finally:
             with self._turn:
                 self._told += 1
                 self._turn.notify_all()
-
-
-def _ask(free: SimpleQueue[_Worker], job: Any) -> Any:
-    """Has the next free worker do a job, and waits for it."""
-    worker = free.get()
-    try:
-        result, error = worker.ask(job)
-    except (EOFError, OSError):
-        raise TrainingError(
-            f"{KILLED} Nothing was written. Close what needs memory, and begin again."
-        ) from None
-    finally:
-        free.put(worker)  # if it is gone, whoever takes it finds the same
-    if error is not None:
-        raise error
-    return result
+        if kind == ERROR:
+            raise value
+        return value
 
 
 @contextmanager
 def _open_workers(
-    work: Callable[[Any], Any], workers: int, libraries: Sequence[str]
-) -> Iterator[SimpleQueue[_Worker]]:
-    """Processes that wait for jobs at a pipe each, gone afterwards.
+    work: Callable[[Any, Send], Any], workers: int, libraries: Sequence[str], *, jobs_each: int = 1
+) -> Iterator[Callable[[Any, Send], Future[Any]]]:
+    """Processes that do ``work(job, send)``; what is given hands a job to the next free one.
 
     Not the pool of the standard library: its workers write to one pipe, and if one is killed with
     half a result written, whoever reads waits for ever. A pipe of one worker ends with it.
@@ -212,6 +192,16 @@ def _open_workers(
     environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
     free: SimpleQueue[_Worker] = SimpleQueue()
     opened, processes = [], []
+
+    def ask(job: Any, on_message: Send) -> Any:
+        worker = free.get()
+        try:
+            return worker.ask(job, on_message)
+        finally:
+            free.put(worker)  # if it is gone, whoever takes it finds the same
+
+    # Threads that wait for workers, and compute nothing.
+    waiting = ThreadPoolExecutor(jobs_each * workers, "leuko-worker")
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
@@ -220,66 +210,40 @@ def _open_workers(
             process.start()
             processes.append(process)
             theirs.close()
-        for worker in [_Worker(pipe) for pipe in opened] * JOBS:
+        for worker in [_Worker(pipe) for pipe in opened] * jobs_each:
             free.put(worker)
-        yield free
+        yield lambda job, on_message: waiting.submit(ask, job, on_message)
     finally:
+        # Reached with work left after Ctrl-C or an error: don't wait for it. Whoever waits for a
+        # worker that is gone sees the end of its pipe.
         for process in processes:
             process.terminate()
         for process in processes:
             process.join()
+        waiting.shutdown(cancel_futures=True)
         for pipe in opened:
             pipe.close()
 
 
-def _serve(pipe: Connection, work: Callable[[Any], Any], environment: Mapping[str, str]) -> None:
-    _begin(None, environment)
+def _serve(
+    pipe: Connection, work: Callable[[Any, Send], Any], environment: Mapping[str, str]
+) -> None:
+    """What a worker does: one job after the other, until its pipe ends."""
+    os.environ.update(environment)  # that of now: the copied process may be older
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C reaches every process of a terminal; the one that gave out the jobs decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
             job = pipe.recv()
         except EOFError:
             return
-        answer: tuple[Any, Exception | None]
         try:
-            answer = work(job), None
+            told = RESULT, work(job, lambda message: pipe.send((MESSAGE, message)))
         except Exception as error:
-            answer = None, error
-        pipe.send(answer)
-
-
-@contextmanager
-def _open_pool(workers: int, libraries: Sequence[str]) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """Workers, and the queue of their messages; both are gone afterwards, whatever happened."""
-    context = _choose_context(libraries)
-    messages = context.Queue()
-    pool = ProcessPoolExecutor(
-        max_workers=max(1, workers),
-        mp_context=context,
-        initializer=_begin,
-        initargs=(messages, {**os.environ, **dict.fromkeys(THREADS, "1")}),
-    )
-    try:
-        yield pool, messages
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            f"{KILLED} What was finished is kept: continue with --resume, and with fewer "
-            "--workers if memory is short."
-        ) from error
-    finally:
-        # Reached with work left after Ctrl-C or an error: don't wait for it.
-        processes = list((pool._processes or {}).values())
-        manager: Any = pool._executor_manager_thread  # a thread; the types say otherwise
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        if manager is not None:
-            # It closes the pool's pipes when it sees that the workers are gone. If this process
-            # ended meanwhile, Python would write to one of them and print a traceback.
-            manager.join()
-        messages.close()
-        messages.join_thread()
+            error.add_note(traceback.format_exc())  # a traceback doesn't travel
+            told = ERROR, error
+        pipe.send(told)
 
 
 def _choose_context(libraries: Sequence[str]) -> Any:
@@ -309,15 +273,6 @@ def _choose_context(libraries: Sequence[str]) -> Any:
     return context
 
 
-def _begin(messages: Any, environment: Mapping[str, str]) -> None:
-    global _messages
-    _messages = messages
-    os.environ.update(environment)  # that of now: the copied process may be older
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C reaches every process of a terminal; the one that gave out the jobs decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _end_with_parent() -> None:
     """Ends this worker when the process that gave it work is gone, at whatever it is.
 
@@ -328,19 +283,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _run(work: Callable[[Job, Send], Result], job: Job) -> Result:
-    return work(job, _send)
-
-
-def _send(message: Any) -> None:
-    _messages.put(message)
-
-
-def _drain(messages: Any, on_message: Callable[[Any], None]) -> None:
-    while True:
-        try:
-            on_message(messages.get_nowait())
-        except queue.Empty:
-            return

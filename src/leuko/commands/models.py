@@ -44,7 +44,6 @@ def predict(
     as_json:
         Print the answers as JSON.
     """
-    from leuko.data.leukocytes import keep_to_one_thread
     from leuko.engine import count_cores
     from leuko.progress import Console
     from leuko.use.answers import check_kind
@@ -56,7 +55,6 @@ def predict(
     if maps is not None:
         check_folder(maps)
     _check_scale(scale)
-    keep_to_one_thread()
     console = Console(sys.argv[1:])
     predictor = load(model)
 
@@ -124,7 +122,6 @@ def differential(
     as_json:
         Print the differential as JSON.
     """
-    from leuko.data.leukocytes import keep_to_one_thread
     from leuko.engine import count_cores
     from leuko.progress import Console
     from leuko.use.reference import ABOVE, BELOW, parse_threshold
@@ -136,7 +133,6 @@ def differential(
         check_place(out)
     thresholds = [parse_threshold(text, ABOVE) for text in above or ()]
     thresholds += [parse_threshold(text, BELOW) for text in below or ()]
-    keep_to_one_thread()
     console = Console(sys.argv[1:])
 
     def tell(slide: str, done: int, total: int) -> None:
@@ -289,12 +285,12 @@ def export(
     to:
         onnx, or openvino (its XML, and a BIN beside it; needs leuko[openvino]).
     int8:
-        A labelled set. The network is written in eight bits, if it loses at most half a point of
-        accuracy on half of the set; the other half calibrates it. Needs leuko[train].
+        A labelled set. Some of its cells calibrate the network in eight bits, the others judge it;
+        it is written if it loses at most half a point of accuracy. Needs leuko[train].
     map_:
         With --int8: which class is which, where names differ; see leuko evaluate.
     seed:
-        With --int8: decides which half.
+        With --int8: decides which cells calibrate.
     out:
         The file, which must not exist. [default: NAME.onnx or NAME.xml in the current folder]
     """

@@ -65,10 +65,8 @@ def serve(
     )  # fmt: skip
 
     def open_predictor() -> Predictor:
-        from leuko.data.leukocytes import keep_to_one_thread
         from leuko.use.predictor import load
 
-        keep_to_one_thread()
         # One thread for each answer, and as many answers at a time as there are cores.
         return load(model, threads=1, engine=engine)
 

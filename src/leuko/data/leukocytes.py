@@ -81,15 +81,6 @@ class _View:
     shrink: float  # px of the thumbnail per px of the field
 
 
-def keep_to_one_thread() -> None:
-    """Lets OpenCV work in the calling thread alone, in all of this process.
-
-    For processes that are Leuko's own. A field is made small before anything is looked for, and
-    on so few pixels OpenCV's threads cost a third more than they give.
-    """
-    cv2.setNumThreads(1)
-
-
 def find_leukocytes(field: Field, scale: float | None = None) -> list[Leukocyte]:
     """Finds every leukocyte in a field.
 

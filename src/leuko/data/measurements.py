@@ -143,9 +143,6 @@ def _measure_job(part: Part, _send: Callable[[Any], None]) -> list[tuple[str, Me
 
 def measure_part(part: Part) -> list[tuple[str, Measured]]:
     """Measures some images: id, path, pixels per µm or None, landmarks."""
-    import cv2
-
-    cv2.setNumThreads(1)  # processes side by side use the cores better than threads inside each
     found = []
     for image, path, scale, landmarks in part:
         with suppress(ImageError):  # it was readable when the set was scanned, and isn't now

@@ -157,8 +157,8 @@ def _standardise(
 def _project(rows: Float64, axes: NDArray[np.floating]) -> Float64:
     """Products (N, A) of rows (N, P) and axes (A, P).
 
-    Not by NumPy's matrix product: its threads wait for each other, a hundred times as long as the
-    work takes while other threads find cells; and the sum of a row depends on their number.
+    Not by NumPy's matrix product: its threads wait for each other, many times as long as the work
+    takes while other threads find cells; and the sum of a row depends on their number.
     """
     return np.asarray(np.einsum("np,ap->na", rows, np.ascontiguousarray(axes, np.float64)))
 

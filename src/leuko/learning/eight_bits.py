@@ -2,8 +2,8 @@
 
 ONNX Runtime's static quantisation: the weights of each output channel by themselves, activations
 within limits that cells show. What is known to suffer stays as it is: the first convolution,
-depthwise ones, and those of the gates (squeeze-and-excite); see ``results/int8.md``. Whether the
-result is good enough is for others to judge.
+depthwise ones, and those of the gates (squeeze-and-excite); what that is worth stands in
+``results/int8.md``. Whether a result is good enough is for others to judge.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from leuko.learning.inference import BATCH, INPUT
 GATE = 16  # a gate's convolutions have so many times fewer channels on one side
 
 
-def quantise(model: bytes, cells: NDArray[np.uint8]) -> bytes:
+def quantise(
+    model: bytes, cells: NDArray[np.uint8], *, spare: bool = True, limits: str = "Percentile"
+) -> bytes:
     """Writes a network anew in eight bits.
 
     Args:
         model: The bytes of ``model.onnx`` of a bundle.
         cells: (N, S, S, 3) that show how far activations reach; about a hundred.
+        spare: Whether what is known to suffer stays as it is.
+        limits: How the limits of activations follow from those of the cells: of ONNX Runtime's
+            ``CalibrationMethod``.
 
     Returns:
         A file of ONNX with the same input and outputs.
@@ -61,9 +66,9 @@ def quantise(model: bytes, cells: NDArray[np.uint8]) -> bytes:
         quantize_static(
             str(plain), str(out), _Reader(cells), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
+            calibrate_method=CalibrationMethod[limits],
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-            nodes_to_exclude=_list_sensitive(onnx.load(plain).graph),
+            nodes_to_exclude=_list_sensitive(onnx.load(plain).graph) if spare else [],
         )  # fmt: skip
         return out.read_bytes()
 
@@ -77,9 +82,6 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         part = next(self._parts, None)
         return None if part is None else {INPUT: part}
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        raise NotImplementedError  # asked for only where activations are kept on a disk
 
 
 def _list_sensitive(graph: Any) -> list[str]:

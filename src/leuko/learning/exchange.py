@@ -7,6 +7,7 @@ back and asked for the golden answers. Knows bundles; knows no labelled sets.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,7 @@ from leuko.learning.bundle import (
     check_place,
     load_bundle,
 )
-from leuko.learning.graph import add_note
-from leuko.learning.inference import convert_to_openvino
+from leuko.learning.inference import ExportedNetwork, convert_to_openvino
 from leuko.learning.parts import read_parts
 from leuko.storage import write_atomically
 
@@ -51,27 +51,46 @@ def take_model(path: str | os.PathLike[str], out: Path, *, form: str = "onnx") -
     check_file(out, form)
     bundle = load_bundle(path)
     parts = read_parts(Path(path), PARTS, OPTIONAL)
-    if form == "onnx":
-        return [write_atomically(out, parts[MODEL])]
-    xml, numbers = convert_to_openvino(parts[MODEL], {TEXT: bundle.facts.model_text})
-    check_golden(replace(bundle, network=bundle.network.with_openvino(xml, numbers)), parts[GOLDEN])
-    return _write_openvino(out, xml, numbers)
+    files, network = shape_network(parts[MODEL], bundle.facts.model_text, bundle.network, form)
+    if network is not bundle.network:
+        check_golden(replace(bundle, network=network), parts[GOLDEN])
+    return write_files(out, files)
 
 
-def write_network(model: bytes, text: str, out: Path, *, form: str = "onnx") -> list[Path]:
-    """Writes a network that was made of a bundle's.
+def shape_network(
+    model: bytes, text: str, network: ExportedNetwork, form: str
+) -> tuple[list[bytes], ExportedNetwork]:
+    """A network in a form of `FORMS`.
 
     Args:
-        model: A file of ONNX, without texts.
+        model: A file of ONNX.
         text: What it is: `leuko.learning.facts.Facts.model_text`.
-        out, form: As for `take_model`; see `check_file`.
+        network: The same, ready to answer.
+        form: Wanted.
 
     Returns:
-        What was written.
+        The files, the main one first, and the network that they hold, ready to answer.
+
+    Raises:
+        MissingExtraError: OpenVINO isn't installed.
     """
     if form == "onnx":
-        return [write_atomically(out, model + add_note(b"", TEXT, text))]
-    return _write_openvino(out, *convert_to_openvino(model, {TEXT: text}))
+        return [model], network
+    xml, numbers = convert_to_openvino(model, {TEXT: text})
+    return [xml, numbers], network.with_openvino(xml, numbers)
+
+
+def write_files(out: Path, files: Sequence[bytes]) -> list[Path]:
+    """Writes what `shape_network` gave: the main file to `out`, the numbers beside it.
+
+    Raises:
+        StorageError: They can't be written.
+    """
+    places = [out, out.with_suffix(".bin")]
+    # The numbers alone are no network: nobody finds half of one.
+    for place, data in reversed([*zip(places, files, strict=False)]):
+        write_atomically(place, data)
+    return places[: len(files)]
 
 
 def check_file(out: Path, form: str) -> None:
@@ -88,9 +107,3 @@ def check_file(out: Path, form: str) -> None:
         if out.suffix != FORMS[form]:
             raise OutputError(f"{out} doesn't end in .xml, as OpenVINO's networks do. Name it so.")
         check_place(out.with_suffix(".bin"))
-
-
-def _write_openvino(out: Path, xml: bytes, numbers: bytes) -> list[Path]:
-    # The numbers alone are no network: nobody finds half of one.
-    weights = write_atomically(out.with_suffix(".bin"), numbers)
-    return [write_atomically(out, xml), weights]

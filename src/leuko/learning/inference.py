@@ -23,7 +23,7 @@ from leuko.errors import BundleError, MissingExtraError, UnknownNameError, sugge
 from leuko.learning.batches import turn_views
 
 ENGINES = ("onnxruntime", "openvino")
-BATCH = 16  # pictures at a time; twice as many don't fit into a core's cache: a sixth slower
+BATCH = 16  # pictures at a time; on one core twice as many are slower (results/inference.md)
 INPUT, OUTPUTS = "cells", ("logits", "features")
 MAP = "map"  # a third output, of networks whose features are the mean of one
 
@@ -139,7 +139,8 @@ class ExportedNetwork:
             count_parts: Asked at each call of `answer`: how many parts.
             most: That it ever answers.
         """
-        self._end_pool()
+        if self._pool is not None:
+            self._pool.shutdown()
         self._count_parts = count_parts
         self._pool = ThreadPoolExecutor(most, "leuko-part") if most > 1 else None
 
@@ -147,10 +148,6 @@ class ExportedNetwork:
         """Goes back to the number of threads that it was made with."""
         parts = self._parts  # not self: a network in a circle of references would end at any time
         self.share(lambda: parts, parts)
-
-    def _end_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
 
     def _each(self, work: Callable[[Any], Any], jobs: Sequence[Any], parts: int) -> Iterator[Any]:
         """Does each job, side by side if there is more than one part, and in order."""

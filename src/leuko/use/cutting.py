@@ -27,13 +27,11 @@ from leuko.data.leukocytes import (
     estimate_set_scales,
     find_leukocytes,
     is_cut_out,
-    keep_to_one_thread,
 )
 from leuko.data.portraits import describe_cell
 from leuko.data.scales import sample_sizes
 from leuko.engine import count_cores, stream_jobs
 from leuko.errors import ImageError
-from leuko.learning.bundle import Bundle
 from leuko.learning.facts import Preprocessing
 from leuko.use.answers import SetAside
 from leuko.use.inputs import Item
@@ -136,11 +134,6 @@ class Cutter:
         return Found(cell, pixels, describe_cell(pixels) if self.portrayed else None)
 
 
-def make_cutter(bundle: Bundle) -> Cutter:
-    """How this bundle wants its cells."""
-    return Cutter(bundle.facts.preprocessing, bundle.reference is not None)
-
-
 def find_cells(picture: Pixels, scale: float) -> list[Leukocyte]:
     """The leukocytes to answer for, the most certain first.
 
@@ -209,7 +202,6 @@ def _cut_in_threads(
 
 
 def _cut_part(
-    cutter: Cutter, scales: Scales, scale: float | None, part: Sequence[Item]
+    cutter: Cutter, scales: Scales, scale: float | None, part: Sequence[Item], _send: object
 ) -> list[list[Found] | SetAside]:
-    keep_to_one_thread()
     return [cutter.cut(item, scales, scale) for item in part]

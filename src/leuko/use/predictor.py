@@ -32,7 +32,7 @@ from leuko.use.answers import (
     Predictions,
     SetAside,
 )
-from leuko.use.cutting import Found, Prepared, make_cutter, stream_cells
+from leuko.use.cutting import Cutter, Found, Prepared, stream_cells
 from leuko.use.inputs import Item, gather
 from leuko.use.maps import CellMap, map_cells
 
@@ -53,7 +53,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._cutter = make_cutter(bundle)
+        self._cutter = Cutter(bundle.facts.preprocessing, bundle.reference is not None)
 
     @property
     def classes(self) -> tuple[str, ...]:
