@@ -63,7 +63,7 @@ class ExportedNetwork:
 
         options = onnxruntime.SessionOptions()
         # Threads of one batch would wait for each other at each layer, and keep cores busy with
-        # waiting that others need; batches side by side don't, and are a tenth faster.
+        # waiting that those need that cut the next cells; batches side by side don't.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised too
         try:
