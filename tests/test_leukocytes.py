@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from leuko.data.image import read_image, resize_image
@@ -17,6 +19,7 @@ from leuko.data.leukocytes import (
     estimate_scale,
     estimate_set_scales,
     find_leukocytes,
+    measure_background,
 )
 from leuko.errors import ShapeError
 
@@ -146,3 +149,10 @@ def test_real_fields(real_data: Path) -> None:
     counts = [sum(c.score >= 0.5 for c in find_leukocytes(f, scale)) for f in fields]
     assert min(counts) >= 1
     assert max(counts) <= 2
+
+
+@given(st.integers(1, 2000), st.integers(1, 256), st.integers(0, 10**6))
+def test_the_background_is_the_percentile_to_the_last_bit(n: int, levels: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, levels, (n, 3), dtype=np.uint8)
+    expected = np.maximum(np.percentile(pixels, 92, axis=0), 1)
+    assert np.array_equal(measure_background(list(pixels.T)), expected)

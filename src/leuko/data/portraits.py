@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import LOGARITHM, WINDOW, draw_disc
+from leuko.data.leukocytes import LOGARITHM, WINDOW, draw_disc, measure_background
 from leuko.errors import ShapeError
 
 SIZE = 64  # px, the side at which every cell is described
@@ -95,8 +95,8 @@ def _measure_density(cell: NDArray[np.uint8]) -> FloatArray:
         raise ShapeError(f"Found a cell of {cell.dtype}; expected uint8, 0 to 255. Convert it.")
     if len(cell) != SIZE:
         cell = resize_image(cell, SIZE, SIZE)
-    background = np.maximum(np.percentile(cell.reshape(-1, 3), 92, axis=0), 1)
-    return np.log(background).astype(np.float32) - LOGARITHM[cell]
+    background = measure_background([cell[..., k] for k in range(3)])
+    return np.log(background).astype(np.float32) - np.asarray(cv2.LUT(cell, LOGARITHM))
 
 
 def _segment(density: FloatArray) -> tuple[ByteMask, ByteMask, FloatArray]:
@@ -172,13 +172,19 @@ def _pool(maps: FloatArray, region: ByteMask) -> tuple[FloatArray, FloatArray]:
     return mean.ravel().astype(np.float32), deviation.ravel().astype(np.float32)
 
 
+def _take(maps: FloatArray, region: ByteMask) -> FloatArray:
+    """The pixels (n, C) of maps (64, 64, C) in a region."""
+    # Three times as fast as a mask of two dimensions.
+    return np.take(maps.reshape(-1, maps.shape[2]), np.flatnonzero(region), axis=0)
+
+
 def _describe_colour(density: FloatArray, regions: Mapping[str, ByteMask]) -> FloatArray:
     """Mean, deviation and quantiles of red, green, blue and nuclear stain in five regions."""
     stain = density @ np.array([1, 1, -2], np.float32)
     colours = np.asarray(cv2.merge([density, stain]), np.float32)  # (64, 64, 4)
     numbers = []
     for name in ("nucleus", "cytoplasm", "surroundings", "centre", "body"):
-        inside = colours[regions[name] > 0]
+        inside = _take(colours, regions[name])
         if not len(inside):
             numbers.append(np.zeros(4 * (2 + len(SHARES)), np.float32))
             continue
@@ -266,7 +272,9 @@ def _describe_grain(smooth: Sequence[FloatArray], regions: Mapping[str, ByteMask
 
 def _describe_patterns(image: FloatArray, regions: Mapping[str, ByteMask]) -> FloatArray:
     """Histograms of uniform local binary patterns: grey and three colours, three radii."""
-    stack = np.asarray(cv2.merge([image.mean(axis=2), image]), np.float32)  # (64, 64, 4)
+    # Not mean(axis=2), which takes ten times as long for the same bits.
+    grey = (image[..., 0] + image[..., 1] + image[..., 2]) / np.float32(3)
+    stack = np.asarray(cv2.merge([grey, image]), np.float32)  # (64, 64, 4)
     # One count of all: the two regions don't overlap, 0 is what lies in neither.
     where = 40 * (regions["nucleus"] + 2 * regions["cytoplasm"])
     bins = where[..., None] + np.arange(0, 40, 10, dtype=np.uint8)  # where those of an image begin
@@ -290,7 +298,7 @@ def _find_patterns(stack: FloatArray, straight: int, diagonal: int) -> NDArray[n
     for bit, (dy, dx) in enumerate(ring):
         other = wide[pad + dy : pad + dy + SIZE, pad + dx : pad + dx + SIZE]
         code |= (other >= least).view(np.uint8) << np.uint8(bit)
-    return _UNIFORM[code]
+    return np.asarray(cv2.LUT(code, _UNIFORM), np.uint8)
 
 
 def _list_uniform() -> NDArray[np.uint8]:
@@ -321,11 +329,13 @@ def _describe_variation(
     dy = cv2.Sobel(smooth[1], cv2.CV_32F, 0, 1)
     edges = _length(dx, dy) / 8
     dots = cv2.Laplacian(smooth[2], cv2.CV_32F)
-    maps = cv2.merge([smooth[0], edges, dots, off_middle / 20, depth / 10])  # (64, 64, 11)
+    maps = np.asarray(
+        cv2.merge([smooth[0], edges, dots, off_middle / 20, depth / 10]), np.float32
+    )  # (64, 64, 11)
     width = maps.shape[2]
     matrices = np.empty((4, width, width))
     for k, name in enumerate(("nucleus", "cytoplasm", "centre", "all")):
-        inside = maps[regions[name] > 0].astype(np.float64)
+        inside = _take(maps, regions[name]).astype(np.float64)
         if len(inside) < 2 * width:
             matrices[k] = 1e-4 * np.eye(width)
             continue

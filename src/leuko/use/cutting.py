@@ -94,7 +94,8 @@ class Cutter:
             items: The pictures.
             each: What maps a function over them.
         """
-        if self.preprocessing.view == "field":
+        # A single picture is measured where it is cut: decoded and looked at once, not twice.
+        if self.preprocessing.view == "field" or len(items) == 1:
             return {}
 
         def measure(item: Item) -> tuple[Item, int, int] | None:
@@ -115,7 +116,7 @@ class Cutter:
 
         Args:
             item: The picture.
-            scales: From `measure_scales`.
+            scales: From `measure_scales`; a picture of another size is measured by itself.
             scale: Pixels per µm, where it is known.
         """
         try:
@@ -126,7 +127,7 @@ class Cutter:
         if self.preprocessing.view == "field":
             whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
             return [self._look_at(picture, whole)]
-        found = find_cells(picture, scale or scales[height, width])
+        found = find_cells(picture, scale or scales.get((height, width)))
         return [self._look_at(picture, cell) for cell in found]
 
     def _look_at(self, picture: Pixels, cell: Leukocyte) -> Found:
@@ -134,7 +135,7 @@ class Cutter:
         return Found(cell, pixels, describe_cell(pixels) if self.portrayed else None)
 
 
-def find_cells(picture: Pixels, scale: float) -> list[Leukocyte]:
+def find_cells(picture: Pixels, scale: float | None) -> list[Leukocyte]:
     """The leukocytes to answer for, the most certain first.
 
     In a picture that was cut around one cell, that one. In a field all that are certain; if none
@@ -142,13 +143,13 @@ def find_cells(picture: Pixels, scale: float) -> list[Leukocyte]:
 
     Args:
         picture: RGB (H, W, 3) uint8.
-        scale: Pixels per µm.
+        scale: Pixels per µm; None measures it in this picture.
     """
     found = find_leukocytes(picture, scale=scale)
     if not found:
         return []
     height, width = picture.shape[:2]
-    if is_cut_out(height, width, scale):
+    if is_cut_out(height, width, found[0].scale):
         chosen = choose_leukocyte(found, picture)
         return [chosen] if chosen.score > 0 else []
     return [cell for cell in found if cell.score >= CERTAIN] or found[:1]

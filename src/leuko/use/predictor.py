@@ -208,11 +208,6 @@ class Predictor:
             items: As for `stream`; the scale is measured over them alone.
             scale: As for `predict`.
         """
-        if len(items) == 1:  # then decoding twice would cost more than holding it
-            try:
-                items = [Item(items[0].name, items[0].read())]
-            except ImageError as error:
-                return Prepared(items, [SetAside(items[0].name, error.reason, str(error))])
         scales = {} if scale else self._cutter.measure_scales(items)
         ready = [self._cutter.cut(item, scales, scale) for item in items]
         return Prepared([Item(item.name, None) for item in items], ready)
