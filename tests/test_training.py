@@ -78,7 +78,11 @@ def test_a_bundle_tells_where_it_comes_from(trained: tuple[Bundle, Path]):
     assert told["parity"]["largest_difference"] <= 1e-5
     assert told["parity"]["same_classes"]
     card = (bundle.path / "card.md").read_text()
-    for text in ("Research use only", "=nobody", "EOSINOPHIL 10, LYMPHOCYTE 12", "alexnet"):
+    card = " ".join(card.split())
+    for text in (
+        "Research use only", "=nobody", "EOSINOPHIL 10, LYMPHOCYTE 12", "alexnet",
+        "*Rejected*, without any class", "than those of 90% of", "stranger than 98% of",
+    ):  # fmt: skip
         assert text in card
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from leuko.judgement.outliers import FEATURES_KEPT, PORTRAITS_KEPT
 from leuko.learning.facts import Facts
 
 _METRICS = {
@@ -163,13 +164,27 @@ def _tell_sureness(facts: Facts, metrics: Mapping[str, Any]) -> str:
     return " ".join(lines)
 
 
+def _tell_rejection(facts: Facts) -> str:
+    if facts.decision.outliers is None:
+        return (
+            "- Pictures without a leukocyte are rejected; other things that look like one are not."
+        )
+    return f"""- *Rejected*, without any class: pictures in which no leukocyte is found, and those
+  whose colour, grain and shapes lie farther from stained cells than those of {PORTRAITS_KEPT:.0%}
+  of the training cells do after being changed as widely as laboratories differ.
+- *Unidentified*, for a person to tell: also cells that the network finds stranger than
+  {FEATURES_KEPT:.0%} of those that it hadn't seen in training.
+- Neither is sure: what is no cell can lie within both limits, and a cell of another laboratory
+  beyond."""
+
+
 def _tell_limits(facts: Facts) -> str:
     data = facts.training["data"]
     return f"""## Where it ends
 
 - It was tested on one set. Another stain, microscope or population isn't covered by the figures.
 - Diseased, immature and artificial cells that aren't among its classes are sorted into them.
-- Pictures without a leukocyte are rejected; other things that look like one may not be.
+{_tell_rejection(facts)}
 - Classes with few images ({min(data["counts"], key=data["counts"].get)}:
   {min(data["counts"].values()):,}) have wide limits whatever the totals say."""
 
