@@ -12,7 +12,7 @@ Writes `results/inference.md`.
 
     uv run python benchmarks/inference.py ../shared/data/pbc --memory 100000
 
-only measures memory, and writes nothing.
+only measures memory, with one view, and writes nothing.
 """
 
 from __future__ import annotations
@@ -387,9 +387,11 @@ def tell_first(seconds: list[float]) -> list[str]:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def measure_memory(chosen: list[Path], marks: list[int]) -> dict[int, int]:
+def measure_memory(
+    chosen: list[Path], marks: list[int], model: Predictor | None = None
+) -> dict[int, int]:
     """MiB resident after so many images; they are files repeated, answered one by one."""
-    model = load()
+    model = model or load()
     items, _ = gather(chosen)
     found: dict[int, int] = {}
     many = [items[i % len(items)] for i in range(max(marks))]
@@ -428,6 +430,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.memory:
         steps = [n for n in (1000, 2000, 5000, 10_000, 20_000, 50_000) if n < given.memory]
-        measure_memory(choose(given.data, given.images), [*steps, given.memory])
+        with tempfile.TemporaryDirectory() as folder:
+            once = write_with_one_view(load().bundle, Path(folder) / "one-view")
+            chosen = choose(given.data, given.images)
+            measure_memory(chosen, [*steps, given.memory], Predictor(once))
     else:
         main(given.data, given.peers, given.images, given.rounds, given.starts, given.compile)
