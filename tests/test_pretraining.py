@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from leuko.cli import main
 from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
 from leuko.data.manifest import read_manifest
-from leuko.errors import DataError, SeenImagesError, WeightsError
+from leuko.errors import DataError, ResumeError, SeenImagesError, SettingsError, WeightsError
 from leuko.learning import starts
 from leuko.pretraining import Pretrained, pretrain, write_starts
 from leuko.study import compare
@@ -101,3 +102,14 @@ def test_a_study_of_several_folds_gives_no_start(cells, tmp_path):
     )  # fmt: skip
     with pytest.raises(DataError, match="one split"):
         write_starts(study)
+
+
+def test_a_run_that_is_resumed_knows_its_model(made, capsys):
+    run = made.study.folder
+    assert pretrain(resume=run).starts.keys() == {"alexnet"}
+    with pytest.raises(ResumeError, match="models"):
+        pretrain(resume=run, model="resnet18")
+    with pytest.raises(SettingsError, match="--model resnet18"):
+        pretrain()
+    assert main(["pretrain"]) == 2
+    assert "name one, such as" in capsys.readouterr().err

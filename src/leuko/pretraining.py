@@ -59,7 +59,7 @@ class Pretrained:
 def pretrain(
     data: Manifest | str | Path | None = None,
     *,
-    model: str | Sequence[str],
+    model: str | Sequence[str] = (),
     out: str | Path | None = None,
     resume: str | Path | None = None,
     workers: int | None = None,
@@ -72,7 +72,8 @@ def pretrain(
 
     Args:
         data: As for `leuko.compare`; thousands of images are worth it.
-        model: One name, or several; several are trained side by side.
+        model: One name, or several; several are trained side by side. Only a run that is resumed
+            knows it by itself.
         out: The run folder; None takes the next free one under ``runs/``.
         resume: The folder of an interrupted run, which is continued.
         workers: Processes at a time, each with one thread.
@@ -85,11 +86,17 @@ def pretrain(
         The study and the files.
 
     Raises:
-        SettingsError: The split isn't a single one.
+        SettingsError: No model was named, or the split isn't a single one.
         LeukoError: As for `leuko.compare`.
     """
     models = (model,) if isinstance(model, str) else tuple(model)
-    settings = asked if resume is not None else {**RECIPE, "models": models, **asked}
+    if not models and resume is None:
+        raise SettingsError(
+            "No model was named, so there is nothing to train: name one, such as --model resnet18."
+        )
+    settings = {**({} if resume is not None else RECIPE), **asked}
+    if models:
+        settings["models"] = models
     if settings.get("split", "tenth") not in ("tenth", "given"):
         raise SettingsError(
             f"split is {settings['split']!r}; a start is trained once, on one side of one split: "

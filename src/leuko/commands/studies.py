@@ -115,7 +115,7 @@ def pretrain(
     data: Data = None,
     /,
     *,
-    model: str,
+    model: str | None = None,
     workers: Annotated[int | None, Parameter(group=TRAINING)] = None,
     credit: Annotated[str, Parameter(group=OUTPUT)] = "",
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
@@ -134,7 +134,8 @@ def pretrain(
     data:
         Thousands of labelled cells.
     model:
-        Names, separated by commas; several are trained side by side.
+        Names, separated by commas; several are trained side by side. With --resume those of the
+        run.
     workers:
         Processes at a time; changes the time, never the result. [default: one per core]
     credit:
@@ -149,14 +150,15 @@ def pretrain(
     asked = protocol.ask()
     if out is not None and resume is not None:
         raise SettingsError("--out makes a new run and --resume continues one; give one of them.")
-    _check_early({**asked, "models": _split_names(model)})
+    models = _split_names(model or "")
+    _check_early({**asked, "models": models})
     from leuko.pretraining import pretrain as pretrain_models
     from leuko.progress import Console
 
     console = Console(sys.argv[1:])
     try:
         result = pretrain_models(
-            data, model=_split_names(model), out=out, resume=resume, workers=workers,
+            data, model=models, out=out, resume=resume, workers=workers,
             watcher=console, command=["leuko", *sys.argv[1:]], credit=credit, **asked,
         )  # fmt: skip
     except KeyboardInterrupt:

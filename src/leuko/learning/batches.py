@@ -8,7 +8,7 @@ that is made anew from the seed and the epoch, so an epoch is the same after a r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,8 @@ class Augmentation:
 
     By default the colours change little and nothing below them does: within one set, colour is
     what tells an eosinophil from a neutrophil, and changing it more costs accuracy
-    (``results/defaults.md``). `WIDE` is for weights that have to serve other laboratories.
+    (``results/defaults.md``). `WIDE` is for weights that have to serve other laboratories
+    (``results/pretraining.md``).
     """
 
     rotation: float = 180.0
@@ -70,10 +71,15 @@ class Augmentation:
     jpeg: float = 0.0
 
 
-WIDE = Augmentation(
+# What cells look like in other laboratories, which a picture must not be called strange for.
+ELSEWHERE = Augmentation(
     scale=0.25, brightness=0.15, contrast=0.5, saturation=0.6, stain=0.5, mixing=0.2, tint=0.1,
     shading=0.1, blur=1.0, sharpening=0.7, noise=0.03, jpeg=0.3,
 )  # fmt: skip
+
+# Colour varies more than it does in any laboratory, so that a network doesn't rely on it; and near
+# the edge of a field a cell lies off the middle of its picture by a fifth of the side.
+WIDE = replace(ELSEWHERE, shift=0.2, saturation=0.8, mixing=0.3, tint=0.2)
 
 
 def draw_epoch(
