@@ -29,7 +29,7 @@ from leuko.data.splits import make_splits
 from leuko.engine import count_cores
 from leuko.judgement.comparison import interval
 from leuko.judgement.metrics import exact_limits
-from leuko.learning.batches import WIDE, Augmentation
+from leuko.learning.batches import ELSEWHERE, Augmentation
 from leuko.learning.fit import FitSettings, fit, predict
 from leuko.learning.models import build, choose_precision
 from leuko.learning.starts import answer, list_starts
@@ -38,16 +38,16 @@ from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 
 SIZE, MOST, EPOCHS = 64, 800, 12
-FORMER = replace(WIDE, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1)
+FORMER = replace(ELSEWHERE, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1)
 AUGMENTATIONS = {
     "as within one laboratory": Augmentation(),
     "geometry and focus wide, colour not": replace(
-        WIDE, brightness=0.05, contrast=0.08, saturation=0.08, stain=0.03, mixing=0, tint=0,
+        ELSEWHERE, brightness=0.05, contrast=0.08, saturation=0.08, stain=0.03, mixing=0, tint=0,
         shading=0,
     ),
     "colour half as wide": FORMER,
-    "wide": WIDE,
-    "still wider": replace(WIDE, mixing=0.3, saturation=0.7, scale=0.4, blur=1.5),
+    "wide": ELSEWHERE,
+    "still wider": replace(ELSEWHERE, mixing=0.3, saturation=0.7, scale=0.4, blur=1.5),
 }  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def main() -> None:
     name = "resnet18" if given.norm else "alexnet"
     same: Callable[[nn.Module], nn.Module] = lambda network: network  # noqa: E731
     trials = (
-        {"BatchNorm": (WIDE, same), "GroupNorm": (WIDE, replace_normalisation)}
+        {"BatchNorm": (ELSEWHERE, same), "GroupNorm": (ELSEWHERE, replace_normalisation)}
         if given.norm
         else {told: (augmentation, same) for told, augmentation in AUGMENTATIONS.items()}
     )
