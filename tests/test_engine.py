@@ -208,3 +208,23 @@ def is_alive(process: int) -> bool:
 
 def test_there_is_at_least_one_core():
     assert count_cores() >= 1
+
+
+def hold_a_semaphore(job, send):
+    held.append(multiprocessing.get_context("spawn").Lock())
+
+
+held: list[object] = []
+
+
+def test_workers_give_back_what_their_libraries_hold():
+    """Else Python warns of leaked semaphores when the program is over."""
+    code = (
+        "from test_engine import *; list(map_jobs(hold_a_semaphore, [1, 2], workers=2, "
+        "on_message=print, libraries=['polars']))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stderr == ""

@@ -38,6 +38,7 @@ THREADS = (
 )  # fmt: skip
 
 RESULT, ERROR, MESSAGE = range(3)  # what a worker sends
+PATIENCE = 10.0  # s that a worker has to end by itself, when its work is done
 
 
 def count_cores() -> int:
@@ -202,6 +203,7 @@ def _open_workers(
 
     # Threads that wait for workers, and compute nothing.
     waiting = ThreadPoolExecutor(jobs_each * workers, "leuko-worker")
+    finished = False
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
@@ -213,9 +215,15 @@ def _open_workers(
         for worker in [_Worker(pipe) for pipe in opened] * jobs_each:
             free.put(worker)
         yield lambda job, on_message: waiting.submit(ask, job, on_message)
+        finished = True
     finally:
-        # Reached with work left after Ctrl-C or an error: don't wait for it. Whoever waits for a
-        # worker that is gone sees the end of its pipe.
+        if finished:  # a worker whose pipe ends gives back what its libraries hold, and ends
+            for pipe in opened:
+                pipe.close()
+            for process in processes:
+                process.join(PATIENCE)
+        # With work left after Ctrl-C or an error: don't wait for it. Whoever waits for a worker
+        # that is gone sees the end of its pipe.
         for process in processes:
             process.terminate()
         for process in processes:
