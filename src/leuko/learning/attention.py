@@ -15,6 +15,8 @@ there the finer map of 5 × 5 is as exact, and it is taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,17 +76,40 @@ def explain(
 
     method = LayerGradientXActivation(centre, layer)
     parts = []
-    for start in range(0, len(cells), batch):
-        part = slice(start, start + batch)
-        target = torch.from_numpy(np.asarray(classes[part], dtype=np.int64))
-        maps = []
-        for number, view in enumerate(turn_views(cells[part], views)):
-            images = make_input(torch.from_numpy(view)).requires_grad_()
-            found: Any = method.attribute(images, target=target)  # (B, D, h, w)
-            places = found.shape[2] * found.shape[3]
-            maps.append(turn_back((found.sum(1) * places).detach().numpy(), number))
-        parts.append(np.mean(maps, axis=0))
+    with _begin_gradients_at(network, layer):
+        for start in range(0, len(cells), batch):
+            part = slice(start, start + batch)
+            target = torch.from_numpy(np.asarray(classes[part], dtype=np.int64))
+            maps = []
+            for number, view in enumerate(turn_views(cells[part], views)):
+                images = make_input(torch.from_numpy(view))
+                found: Any = method.attribute(images, target=target)  # (B, D, h, w)
+                places = found.shape[2] * found.shape[3]
+                maps.append(turn_back((found.sum(1) * places).detach().numpy(), number))
+            parts.append(np.mean(maps, axis=0))
     return np.concatenate(parts).astype(np.float32)
+
+
+@contextmanager
+def _begin_gradients_at(network: nn.Module, layer: nn.Module) -> Iterator[None]:
+    """Lets gradients reach back to the output of a layer and no further.
+
+    Beyond it they would be thrown away, and what they need of every layer before would be kept: 1.9
+    GB for 64 cells in EfficientNet-B0.
+    """
+    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    for weight in learning:
+        weight.requires_grad_(False)
+    # A copy, because a layer that works in place may follow, which isn't allowed to change a leaf.
+    begin = layer.register_forward_hook(
+        lambda _layer, _given, result: result.detach().requires_grad_().clone()
+    )
+    try:
+        yield
+    finally:
+        begin.remove()
+        for weight in learning:
+            weight.requires_grad_(True)
 
 
 def find_map(network: nn.Module, size: int) -> nn.Module | None:
