@@ -27,6 +27,10 @@ def show(limits: dict[str, float]) -> str:
     return f"{limits['value']:.3f} ({limits['low']:.3f}–{limits['high']:.3f})"
 
 
+def show_p(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def print_study(run: Path, commit: str) -> None:
     results = json.loads((run / "results.json").read_text("utf-8"))
     machine = json.loads((run / "environment.json").read_text("utf-8"))
@@ -64,8 +68,8 @@ def print_study(run: Path, commit: str) -> None:
     for pair in (*results["pairs"], *results["over_colour"]):
         limits = {"value": pair["difference"], "low": pair["low"], "high": pair["high"]}
         print(
-            f"| {pair['a']} | {pair['b']} | {show(limits)} | {pair['p']:.4f} | "
-            f"{pair['p_holm']:.4f} | {pair['verdict']} |"
+            f"| {pair['a']} | {pair['b']} | {show(limits)} | {show_p(pair['p'])} | "
+            f"{show_p(pair['p_holm'])} | {pair['verdict']} |"
         )
     print("\nPairs with the colour baseline stand by themselves: their p isn't adjusted.\n")
     print(f"Chosen: **{results['best']}**. {results['best_rule']}\n")
