@@ -28,6 +28,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -159,11 +160,11 @@ class Process:
     def stop(self) -> int:
         """Its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(20)
-        except subprocess.TimeoutExpired:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        with suppress(ProcessLookupError):  # LitServe leaves a worker behind
             os.killpg(self.process.pid, signal.SIGKILL)
-            return self.process.wait(10)
+        return self.process.wait(10)
 
 
 def find_port() -> int:
