@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from leuko.data.splits import make_splits
 from leuko.engine import count_cores
 from leuko.judgement.comparison import interval
 from leuko.judgement.metrics import exact_limits
-from leuko.learning.batches import ELSEWHERE, Augmentation
+from leuko.learning.batches import OTHER_LABORATORIES, Augmentation
 from leuko.learning.fit import FitSettings, fit, predict
 from leuko.learning.models import build, choose_precision
 from leuko.learning.starts import answer, list_starts
@@ -38,16 +38,16 @@ from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 
 SIZE, MOST, EPOCHS = 64, 800, 12
-FORMER = replace(ELSEWHERE, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1)
+FORMER = replace(OTHER_LABORATORIES, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1)
 AUGMENTATIONS = {
     "as within one laboratory": Augmentation(),
     "geometry and focus wide, colour not": replace(
-        ELSEWHERE, brightness=0.05, contrast=0.08, saturation=0.08, stain=0.03, mixing=0, tint=0,
-        shading=0,
+        OTHER_LABORATORIES, brightness=0.05, contrast=0.08, saturation=0.08, stain=0.03, mixing=0,
+        tint=0, shading=0,
     ),
     "colour half as wide": FORMER,
-    "wide": ELSEWHERE,
-    "still wider": replace(ELSEWHERE, mixing=0.3, saturation=0.7, scale=0.4, blur=1.5),
+    "wide": OTHER_LABORATORIES,
+    "still wider": replace(OTHER_LABORATORIES, mixing=0.3, saturation=0.7, scale=0.4, blur=1.5),
 }  # fmt: skip
 
 
@@ -79,6 +79,10 @@ def read_cells(folder: Path, recipe: str, size: int = SIZE) -> Cells:
     return Cells(wide[order], plain[order], labels, np.array(table["group"].to_list()), order)
 
 
+def take(cells: Cells, rows: np.ndarray) -> Cells:
+    return Cells(*(getattr(cells, one.name)[rows] for one in fields(Cells)))
+
+
 def choose_third(cells: Cells) -> np.ndarray:
     """(N,) whether an image belongs to the development third, itself or by its group."""
     own = set(cells.groups[cells.places % 3 == 0].tolist())
@@ -96,23 +100,26 @@ def replace_normalisation(network: nn.Module) -> nn.Module:
     return network
 
 
-def judge(
-    told: str, network: nn.Module, home: Cells, test: np.ndarray, away: Cells, third: np.ndarray
-) -> None:
+def judge(network: nn.Module, home: Cells, test: np.ndarray, away: Cells) -> list[str]:
+    """Balanced accuracy at home; away, answers restricted to its classes: the same, accuracy, loss.
+
+    Args:
+        test: Rows of `home`; of `away` all count.
+    """
     classes = sorted(set(home.labels))
     common = sorted(set(away.labels) & set(classes))
     p = predict(network, home.plain[test])
     truth = np.searchsorted(classes, home.labels[test])
     at_home = interval("balanced_accuracy", truth, p, home.groups[test].tolist())
-    q = predict(network, away.plain[third])[:, [classes.index(c) for c in common]]
+    q = predict(network, away.plain)[:, [classes.index(c) for c in common]]
     q /= q.sum(1, keepdims=True)
-    truth = np.searchsorted(common, away.labels[third])
-    groups = away.groups[third].tolist()
+    truth = np.searchsorted(common, away.labels)
+    groups = away.groups.tolist()
     loss = -np.log(np.maximum(q[np.arange(len(q)), truth], 1e-6))
     loss = np.mean([loss[truth == k].mean() for k in range(len(common))])
     shown = [interval(m, truth, q, groups) for m in ("balanced_accuracy", "accuracy")]
     cells = [f"{v.value:.1%} ({v.low:.1%}–{v.high:.1%})" for v in (at_home, *shown)]
-    print(f"| {told} | {' | '.join(cells)} | {loss:.2f} |", flush=True)
+    return [*cells, f"{loss:.2f}"]
 
 
 def tell_share(right: np.ndarray) -> str:
@@ -165,7 +172,7 @@ def main() -> None:
         judge_starts(read_cells(given.kaggle, "classic", 96))
         return
     home, away = read_cells(given.pbc, "minimal"), read_cells(given.kaggle, "classic")
-    third = choose_third(away)
+    away = take(away, choose_third(away))
     split = make_splits(
         home.labels.tolist(), home.groups.tolist(), folds=10, repeats=1, seed=0,
         images=[str(i) for i in range(len(home.labels))],
@@ -173,13 +180,18 @@ def main() -> None:
     train = np.concatenate(
         [split.train[home.labels[split.train] == c][:MOST] for c in sorted(set(home.labels))]
     )
-    print(f"{len(train)} cells for training; n = {len(split.test)} at home, {third.sum()} away.\n")
+    print(
+        f"{len(train)} cells for training; n = {len(split.test)} at home, {len(away.labels)} away.\n"
+    )
     print("| | home, balanced | away, balanced | away, accuracy | away, loss |")
     print("|---|---|---|---|---|")
     name = "resnet18" if given.norm else "alexnet"
     same: Callable[[nn.Module], nn.Module] = lambda network: network  # noqa: E731
     trials = (
-        {"BatchNorm": (ELSEWHERE, same), "GroupNorm": (ELSEWHERE, replace_normalisation)}
+        {
+            "BatchNorm": (OTHER_LABORATORIES, same),
+            "GroupNorm": (OTHER_LABORATORIES, replace_normalisation),
+        }
         if given.norm
         else {told: (augmentation, same) for told, augmentation in AUGMENTATIONS.items()}
     )
@@ -192,7 +204,8 @@ def main() -> None:
         network = change(build(name, 8, size=SIZE, seed=0))
         for epoch in fit(network, home.wide[train], labels[train], settings, seed=0):
             print(f"{told}: epoch {epoch.number}, loss {epoch.loss:.3f}", file=sys.stderr)
-        judge(told, network, home, split.test, away, third)
+        figures = judge(network, home, split.test, away)
+        print(f"| {told} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":

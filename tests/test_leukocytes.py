@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from leuko.data.density import measure_background
 from leuko.data.image import read_image, resize_image
 from leuko.data.leukocytes import (
     Leukocyte,
@@ -19,7 +20,6 @@ from leuko.data.leukocytes import (
     estimate_scale,
     estimate_set_scales,
     find_leukocytes,
-    measure_background,
 )
 from leuko.errors import ShapeError
 
@@ -155,4 +155,4 @@ def test_real_fields(real_data: Path) -> None:
 def test_the_background_is_the_percentile_to_the_last_bit(n: int, levels: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, levels, (n, 3), dtype=np.uint8)
     expected = np.maximum(np.percentile(pixels, 92, axis=0), 1)
-    assert np.array_equal(measure_background(list(pixels.T)), expected)
+    assert np.array_equal(measure_background(pixels), expected)

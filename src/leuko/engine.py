@@ -203,7 +203,6 @@ def _open_workers(
 
     # Threads that wait for workers, and compute nothing.
     waiting = ThreadPoolExecutor(jobs_each * workers, "leuko-worker")
-    finished = False
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
@@ -215,13 +214,12 @@ def _open_workers(
         for worker in [_Worker(pipe) for pipe in opened] * jobs_each:
             free.put(worker)
         yield lambda job, on_message: waiting.submit(ask, job, on_message)
-        finished = True
+        # Without work left. A worker whose pipe ends gives back what its libraries hold, and ends.
+        for pipe in opened:
+            pipe.close()
+        for process in processes:
+            process.join(PATIENCE)
     finally:
-        if finished:  # a worker whose pipe ends gives back what its libraries hold, and ends
-            for pipe in opened:
-                pipe.close()
-            for process in processes:
-                process.join(PATIENCE)
         # With work left after Ctrl-C or an error: don't wait for it. Whoever waits for a worker
         # that is gone sees the end of its pipe.
         for process in processes:

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.density import LOGARITHM, measure_background
 from leuko.data.image import resize_image
 from leuko.errors import ShapeError
 
@@ -34,7 +35,6 @@ CERTAIN = 0.5  # score from which a leukocyte in a field counts (results/leukocy
 THUMBNAIL = 160  # px, the long side at which everything is looked for
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
-LOGARITHM = np.log(np.maximum(np.arange(256, dtype=np.float32), 4))
 
 Field = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -301,8 +301,8 @@ def _make_view(field: Field) -> _View:
     valid = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) > 40
     if not valid.all():  # the rim of a black corner is a mixture, not a colour
         valid = cv2.erode(valid.view(np.uint8), _CROSS) > 0  # beyond the edge counts as valid
-    every = np.ones_like(valid) if not valid.any() else valid
-    background = measure_background([plane[every][::3] for plane in planes]).astype(np.float32)
+    seen = small[valid] if valid.any() else small.reshape(-1, 3)
+    background = measure_background(seen[::3]).astype(np.float32)
     red, green, blue = (
         level - np.asarray(cv2.LUT(plane, LOGARITHM), np.float32)
         for level, plane in zip(np.log(background), planes, strict=True)
@@ -310,30 +310,6 @@ def _make_view(field: Field) -> _View:
     stain = (red + green - 2 * blue) * valid
     body = (0.5 * red + green - 1.5 * blue) * valid
     return _View(green, stain, body, valid, shrink)
-
-
-def measure_background(planes: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-    """The brightness of the empty slide: of each plane the 92nd percentile, 1 at least.
-
-    Args:
-        planes: C arrays of one size, of any shape, not empty.
-
-    Returns:
-        (C,), as `numpy.percentile` gives it, which sorts and takes several times as long.
-    """
-    return np.array([max(1.0, _find_quantile(plane, 0.92)) for plane in planes])
-
-
-def _find_quantile(plane: NDArray[np.uint8], share: float) -> float:
-    below = np.cumsum(np.bincount(plane.ravel(), minlength=256))
-    place = share * (plane.size - 1)
-    first = int(place)
-    low, high = np.searchsorted(below, [first, min(first + 1, plane.size - 1)], side="right")
-    between = place - first
-    # From the nearer end, as NumPy does: the same last bit.
-    if between < 0.5:
-        return float(low + (high - low) * between)
-    return float(high - (high - low) * (1 - between))
 
 
 def _otsu(values: FloatArray) -> float:

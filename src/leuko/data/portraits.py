@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.density import LOGARITHM, measure_background
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import LOGARITHM, WINDOW, draw_disc, measure_background
+from leuko.data.leukocytes import WINDOW, draw_disc
 from leuko.errors import ShapeError
 
 SIZE = 64  # px, the side at which every cell is described
@@ -95,7 +96,7 @@ def _measure_density(cell: NDArray[np.uint8]) -> FloatArray:
         raise ShapeError(f"Found a cell of {cell.dtype}; expected uint8, 0 to 255. Convert it.")
     if len(cell) != SIZE:
         cell = resize_image(cell, SIZE, SIZE)
-    background = measure_background([cell[..., k] for k in range(3)])
+    background = measure_background(cell.reshape(-1, 3))
     return np.log(background).astype(np.float32) - np.asarray(cv2.LUT(cell, LOGARITHM))
 
 

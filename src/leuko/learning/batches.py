@@ -72,14 +72,14 @@ class Augmentation:
 
 
 # What cells look like in other laboratories, which a picture must not be called strange for.
-ELSEWHERE = Augmentation(
+OTHER_LABORATORIES = Augmentation(
     scale=0.25, brightness=0.15, contrast=0.5, saturation=0.6, stain=0.5, mixing=0.2, tint=0.1,
     shading=0.1, blur=1.0, sharpening=0.7, noise=0.03, jpeg=0.3,
 )  # fmt: skip
 
 # Colour varies more than it does in any laboratory, so that a network doesn't rely on it; and near
 # the edge of a field a cell lies off the middle of its picture by a fifth of the side.
-WIDE = replace(ELSEWHERE, shift=0.2, saturation=0.8, mixing=0.3, tint=0.2)
+WIDE = replace(OTHER_LABORATORIES, shift=0.2, saturation=0.8, mixing=0.3, tint=0.2)
 
 
 def draw_epoch(

@@ -196,7 +196,7 @@ def _read_cells(path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 def _write_features(job: FoldJob, network: nn.Module, features: NDArray[np.float32]) -> None:
     """Writes what tells cells from other things: see `leuko.judgement.outliers`."""
     from leuko.data.portraits import describe_cell
-    from leuko.learning.batches import ELSEWHERE, change_cells
+    from leuko.learning.batches import OTHER_LABORATORIES, change_cells
     from leuko.learning.fit import answer
 
     rng = np.random.default_rng(job.fit_seed)
@@ -210,7 +210,9 @@ def _write_features(job: FoldJob, network: nn.Module, features: NDArray[np.float
     # An even number of cells, so that even and odd rows are different cells in every copy.
     even = known[: len(known) // 2 * 2]
     copies = min(max(PORTRAITS // max(len(even), 1), 2), MOST_COPIES)
-    wide = [change_cells(even, ELSEWHERE, seed=job.fit_seed + copy) for copy in range(copies)]
+    wide = [
+        change_cells(even, OTHER_LABORATORIES, seed=job.fit_seed + copy) for copy in range(copies)
+    ]
     portraits = [describe_cell(cell) for part in wide for cell in part]
     tensors = {"features": seen, "portraits": np.stack(portraits), "test_features": features}
     write_atomically(job.folder / FEATURES, write_tensors(tensors, {}))
