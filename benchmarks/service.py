@@ -362,7 +362,35 @@ def measure_parts(paths: list[Path]) -> dict[str, float]:
             for one in given:
                 work(one)
             least[name] = min(least[name], (time.perf_counter() - began) / len(given) * 1000)
-    return least
+    return {**least, **measure_convolutions(predictor, cells)}
+
+
+def measure_convolutions(predictor: Any, cells: list[Any]) -> dict[str, float]:
+    """Milliseconds of the network's convolutions, by ONNX Runtime's profile; their GFLOP/s."""
+    import onnxruntime
+
+    from leuko.learning.batches import turn_views
+    from leuko.learning.inference import INPUT
+    from leuko.learning.models import build, count_flops
+
+    facts = predictor.bundle.facts
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling = True
+    options.profile_file_prefix = f"{TEMPORARY}/profile"
+    session = onnxruntime.InferenceSession(str(predictor.bundle.path / "model.onnx"), options)
+    views = facts.preprocessing.views
+    for one in cells:
+        session.run(None, {INPUT: np.concatenate(list(turn_views(one, views)))})
+    events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+    spent = sum(
+        event["dur"] for event in events
+        if event.get("args", {}).get("op_name") == "Conv" and event["name"].endswith("kernel_time")
+    )  # fmt: skip
+    ms = spent / 1000 / len(cells)
+    network = build(facts.architecture, len(facts.classes), size=facts.preprocessing.size, seed=0)
+    flops = views * count_flops(network, facts.preprocessing.size)
+    return {f"convolutions of ONNX Runtime's, with profiling ({flops / ms / 1e6:.0f} GFLOP/s)": ms}
 
 
 def read_answers(service: Process) -> dict[float, float]:
@@ -536,6 +564,12 @@ def measure_start(repeats: int) -> list[tuple[float, float]]:
 # --- the report -----------------------------------------------------------------------------------
 
 
+def tell_parts(parts: dict[str, float]) -> list[str]:
+    rows = [f"| {name} | {ms:.1f} |" for name, ms in parts.items()]
+    told = "What an answer consists of, on one core, in ms for a picture with one cell (`--parts`):"
+    return [told, "", "| part | ms |", "|---|--:|", *rows, ""]
+
+
 def write_report(facts: dict[str, Any]) -> str:
     load, lines = facts["load"], []
     add: Callable[[str], None] = lines.append
@@ -563,10 +597,7 @@ def write_report(facts: dict[str, Any]) -> str:
     add(
         "\nClients wait as long as `Retry-After` says. Times are the client's, of answers of 200.\n"
     )
-    add("What an answer consists of, on one core, in ms for a picture with one cell:\n")
-    add("| part | ms |\n|---|--:|")
-    lines.extend(f"| {name} | {ms:.1f} |" for name, ms in facts["parts"].items())
-    add("")
+    lines += tell_parts(facts["parts"])
     add("From being let in to the answer, as the service counts it, 99 of 100 answers within:\n")
     add("| service | clients | s | answers |\n|---|--:|--:|--:|")
     for row in load:
@@ -604,6 +635,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seconds", type=float, default=16)
     parser.add_argument("--number", type=int, default=10_000)
+    parser.add_argument("--parts", action="store_true", help="only what an answer consists of")
     parser.add_argument("--serve")
     parser.add_argument("--port", type=int)
     asked = parser.parse_args()
@@ -618,6 +650,9 @@ def main() -> None:
     chosen = found[:: max(1, len(found) // 64)][:64]
     requests = [write_request(path.read_bytes()) for path in chosen]
     parts = measure_parts(chosen)
+    if asked.parts:
+        print("\n".join(tell_parts(parts)))
+        return
     start = measure_start(5)
     kinds = ["leuko", "leuko openvino", "plain"] + (["litserve"] if asked.litserve else [])
     load = measure_load(kinds, requests, asked.seconds, asked.litserve)

@@ -32,7 +32,7 @@ from leuko.judgement.evaluation import STATES
 from leuko.judgement.selective import judge_orders, measure_risk, trace_risk
 from leuko.learning.batches import DEVIATION, MEAN, make_input
 from leuko.learning.export import export_network
-from leuko.learning.seen import BESIDE, describe_seen
+from leuko.learning.seen import describe_seen
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED, name_columns
 from leuko.use.predictor import NO_CELL, Predictor, load
 from small_bundle import CLASSES, SIZE, make_bundle, make_network, make_training
@@ -197,30 +197,31 @@ def test_planted_faults_show_in_the_numbers(model: Predictor, write: Write, said
 
 
 def test_a_set_the_model_was_trained_on_is_recognised(
-    model: Predictor, write: Write, said: list[str], pool: Path, tmp_path: Path, capsys
+    model: Predictor, write: Write, said: list[str], tmp_path: Path, capsys
 ):
     data = write("trained", said)
     hashes = scan(data).table["sha256"].to_list()
-    beside = model.bundle.path.with_name(model.bundle.path.name + BESIDE)
     assert judge(model, data)["warnings"] == []
-    beside.write_text(json.dumps(describe_seen(hashes[:20], hashes[20:25])))
-    try:
-        results = judge(model, data)
-        assert results["seen"]["trained"] == results["seen"]["related"] == 20
-        assert results["seen"]["calibrated"] == 5
-        assert results["seen"]["unseen"]["n"] == 10
-        assert "trained on 20 images of 30" in results["warnings"][0]
-        out = tmp_path / "out"
-        assert main(["evaluate", str(model.bundle.path), str(data), "--groups", "given",
-                     "--out", str(out)]) == 0  # fmt: skip
-        assert "WARNING: The model was trained on 20 images" in capsys.readouterr().err
-        assert "trained on 20 images" in (out / "evaluation.html").read_text("utf-8")
-        beside.write_text(json.dumps(describe_seen([], hashes)))
-        assert "Temperature and thresholds" in judge(model, data)["warnings"][0]
-        beside.write_text("[1, 2")  # damaged: nothing is known
-        assert judge(model, data)["seen"]["listed"] is False
-    finally:
-        beside.unlink()
+
+    def remember(name: str, seen: Any) -> Predictor:
+        training = {**make_training(CLASSES), "seen": seen}
+        return load(make_bundle(tmp_path / name, training=training).path, threads=1)
+
+    taught = remember("taught", describe_seen(hashes[:20], hashes[20:25]))
+    results = judge(taught, data)
+    assert results["seen"]["trained"] == results["seen"]["related"] == 20
+    assert results["seen"]["calibrated"] == 5
+    assert results["seen"]["unseen"]["n"] == 10
+    assert "trained on 20 images of 30" in results["warnings"][0]
+    out = tmp_path / "out"
+    assert main(["evaluate", str(taught.bundle.path), str(data), "--groups", "given",
+                 "--out", str(out)]) == 0  # fmt: skip
+    assert "WARNING: The model was trained on 20 images" in capsys.readouterr().err
+    assert "trained on 20 images" in (out / "evaluation.html").read_text("utf-8")
+    fitted = remember("fitted", describe_seen([], hashes))
+    assert "Temperature and thresholds" in judge(fitted, data)["warnings"][0]
+    damaged = remember("damaged", [1, 2])
+    assert judge(damaged, data)["seen"]["listed"] is False, "nothing is known"
 
 
 def test_the_hash_of_the_whole_set_is_enough_where_no_image_is_listed(

@@ -280,6 +280,19 @@ def test_the_alarm_fires_for_a_planted_mark_and_not_for_an_honest_model(marked):
     assert judged["verdict"] == (ELSEWHERE if marked else CELL), describe_aim("it", judged)
 
 
+def test_gradients_reach_no_further_back_than_the_map():
+    """Else each layer before it keeps what they need: gigabytes for a few cells."""
+    network = tiny()
+    found: list[bool] = []
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    hook = first.register_forward_hook(lambda *told: found.append(told[-1].requires_grad))
+    explain(network, CELLS, np.zeros(3, np.int64), views=1)
+    hook.remove()
+    assert found
+    assert not any(found)
+    assert all(weight.requires_grad for weight in network.parameters()), "it can still be trained"
+
+
 # --- what people get ------------------------------------------------------------------------------
 
 

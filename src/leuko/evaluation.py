@@ -404,7 +404,7 @@ def _look(
 def _see(model: Predictor, found: _Set) -> Seen:
     """Which of the images the bundle has seen."""
     table = found.manifest.table.filter(pl.col("sha256").is_not_null())
-    return find_seen_by(model.bundle.facts, model.bundle.path, table["sha256"].to_list())
+    return find_seen_by(model.bundle.facts, table["sha256"].to_list())
 
 
 def _tell_seen(

@@ -2,26 +2,23 @@
 
 `leuko.train` writes the first 64 bits of each image's SHA-256 into ``bundle.json``: under
 ``training.seen.trained`` those that the network was trained on, under ``calibrated`` those that
-its temperature and thresholds come from. A bundle that was made before has none, or a file of the
-same form beside it. Knows hashes; knows nothing of images.
+its temperature and thresholds come from. A bundle that was made before has neither. Knows hashes;
+knows nothing of images.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from leuko.learning.facts import Facts
 from leuko.learning.starts import DIGITS, find_seen, list_starts, pack_hashes, unpack_hashes
 
 KINDS = ("trained", "calibrated")
-BESIDE = ".images"  # NAME.images beside the bundle NAME
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,15 @@ def describe_seen(trained: Iterable[str], calibrated: Iterable[str]) -> dict[str
     }
 
 
-def find_seen_by(facts: Facts, path: Path, hashes: Iterable[str]) -> Seen:
+def find_seen_by(facts: Facts, hashes: Iterable[str]) -> Seen:
     """Which images a bundle has seen.
 
     Args:
         facts: Of the bundle.
-        path: Where it lies; a file beside it may have the list.
         hashes: SHA-256 of the files. A file that was encoded anew has another.
     """
     asked = frozenset(hashes)
-    written = facts.training.get("seen") or _read_beside(path)
-    known = _unpack(written)
+    known = _unpack(facts.training.get("seen"))
     found = {
         kind: frozenset(h for h in asked if int(h[:DIGITS], 16) in known.get(kind, ()))
         for kind in KINDS
@@ -90,10 +85,3 @@ def _unpack(written: Any) -> dict[str, set[int]]:
     with suppress(binascii.Error, ValueError, TypeError, KeyError):
         return {k: unpack_hashes(base64.b64decode(written[k], validate=True)) for k in KINDS}
     return {}
-
-
-def _read_beside(path: Path) -> Any:
-    """The list in the file beside the bundle, if there is one."""
-    with suppress(OSError, ValueError):
-        return json.loads(path.with_name(path.name + BESIDE).read_text("utf-8"))
-    return None
