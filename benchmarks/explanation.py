@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from leuko.data.audit import find_issues, read_drawn
+from leuko.data.cuts import WINDOW, place_in_cell
 from leuko.data.density import measure_background
 from leuko.data.image import read_image, resize_image
-from leuko.data.leukocytes import WINDOW, place_in_cell
 from leuko.data.pictures import cut_cells
 from leuko.data.scales import measure_set_scales
 from leuko.data.sources import scan

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.data.leukocytes import WINDOW
+from leuko.data.cuts import WINDOW
 from leuko.data.manifest import Manifest
 from leuko.data.pictures import cut_cells, stack_cells
 from leuko.data.sources import scan

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from leuko.data.leukocytes import WINDOW
-from leuko.data.pictures import SURROUNDINGS, cut_pictures
+from leuko.data.cuts import SURROUNDINGS, WINDOW
+from leuko.data.pictures import cut_pictures
 from leuko.data.splits import make_splits
 from leuko.engine import count_cores
 from leuko.judgement.comparison import interval

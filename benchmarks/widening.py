@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from leuko.data.cuts import SURROUNDINGS, WINDOW, place_in_cell
 from leuko.data.density import measure_background
-from leuko.data.leukocytes import WINDOW, place_in_cell
-from leuko.data.pictures import SURROUNDINGS, cut_cells
+from leuko.data.pictures import cut_cells
 from leuko.engine import count_cores
 from leuko.learning.batches import OTHER_LABORATORIES, WIDE
 from leuko.learning.fit import FitSettings, fit

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from leuko.data.cuts import cut_cell
 from leuko.data.drawing import draw_field
-from leuko.data.leukocytes import Leukocyte, cut_cell
+from leuko.data.leukocytes import Leukocyte
 from leuko.data.portraits import describe_cell
 from leuko.errors import SettingsError, ShapeError
 from leuko.learning.doubts import Doubts, find_doubts

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from leuko.cli import main
+from leuko.data.cuts import cut_cell, place_in_cell
 from leuko.data.drawing import draw_cell, draw_field
 from leuko.data.image import encode_png, read_image, resize_image
-from leuko.data.leukocytes import Leukocyte, cut_cell, place_in_cell
+from leuko.data.leukocytes import Leukocyte
 from leuko.errors import ShapeError, UnknownNameError
 from leuko.judgement.explanation import (
     activate,

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from leuko.data.cuts import cut_cell, cut_field
 from leuko.data.density import measure_background
 from leuko.data.image import read_image, resize_image
 from leuko.data.leukocytes import (
     Leukocyte,
     choose_leukocyte,
-    cut_cell,
-    cut_field,
     estimate_scale,
     estimate_set_scales,
     find_leukocytes,

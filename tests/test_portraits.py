@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from leuko.data.cuts import cut_cell
 from leuko.data.drawing import draw_field
-from leuko.data.leukocytes import Leukocyte, cut_cell
+from leuko.data.leukocytes import Leukocyte
 from leuko.data.portraits import describe_cell
 from leuko.errors import ShapeError
 

@@ -271,6 +271,7 @@ def _cut(model: Predictor, manifest: Manifest, watcher: Watcher) -> list[Cell]:
     prepared = model.bundle.facts.preprocessing
     return cut_cells(
         manifest, view=prepared.view, size=prepared.size, window=prepared.window,
+        light=prepared.light,
         progress=lambda done, total: watcher.count("cells cut out", done, total),
     )  # fmt: skip
 

@@ -177,7 +177,7 @@ def _record(
         write_atomically(folder / "ledger.json", cleaned.ledger.to_json())
         watcher.say(f"{name}: cutting out what the networks will see")
         ids, pictures, scores = cut_pictures(
-            cleaned.manifest, view=settings.view, size=settings.size
+            cleaned.manifest, view=settings.view, size=settings.size, light=settings.light
         )
         place = {image: i for i, image in enumerate(ids)}
         order = [place[i] for i in exchange.images.filter(pl.col("set") == name)["image"]]

@@ -202,7 +202,7 @@ def read_examples(
     prepared = bundle.facts.preprocessing
     part = cleaned.manifest.with_table(table[rows])
     names, cells, _ = cut_pictures(
-        part, view=prepared.view, size=prepared.size, window=prepared.window
+        part, view=prepared.view, size=prepared.size, window=prepared.window, light=prepared.light
     )
     place = {name: i for i, name in enumerate(names)}
     cells = cells[[place[name] for name in part.table["image"]]]

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from leuko.data.audit import find_issues
 from leuko.data.cleaning import Cleaned, clean
-from leuko.data.leukocytes import WINDOW
+from leuko.data.cuts import SURROUNDINGS, WINDOW
 from leuko.data.manifest import Manifest, list_facts, read_manifest
-from leuko.data.pictures import SURROUNDINGS
 from leuko.data.recipe import load_recipe
 from leuko.data.sources import scan
 from leuko.data.splits import Split, check_splits, make_splits

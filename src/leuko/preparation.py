@@ -22,9 +22,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from leuko.data.cleaning import Cleaned
-from leuko.data.leukocytes import WINDOW
+from leuko.data.cuts import SURROUNDINGS, WINDOW
 from leuko.data.manifest import Manifest, write_manifest
-from leuko.data.pictures import SURROUNDINGS, cut_pictures
+from leuko.data.pictures import cut_pictures
 from leuko.engine import map_jobs
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
 from leuko.learning.models import LIBRARIES, choose_precision
@@ -214,7 +214,7 @@ def _record(run: Path, plan: Plan, environment: dict[str, Any], watcher: Watcher
     write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
     write_atomically(run / "splits.parquet", plan.splits_table.write_parquet)
     watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
-    cut = partial(cut_pictures, plan.found, view=settings.view)
+    cut = partial(cut_pictures, plan.found, view=settings.view, light=settings.light)
     images, pictures, scores = cut(size=settings.size)
     if missed := int((scores == 0).sum()):
         watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
+from leuko.data.cuts import LIGHTS
 from leuko.data.recipe import load_recipe
 from leuko.errors import MissingExtraError, SettingsError, suggest
 from leuko.learning.batches import WIDE, Augmentation
@@ -37,6 +38,8 @@ class StudySettings:
             (test on one tenth of the groups, once: for large sets); ``auto`` takes the given one
             where there is one.
         view: ``cell``: the leukocyte, cut out at one physical scale; ``field``: the whole field.
+        light: ``matched``: the empty slide of every picture is brought to one grey;
+            ``given``: pictures stay as the camera gave them.
         size: Side of the square picture in pixels, the same for every model.
         init: Start of the weights: ``blood`` (pretrained on blood cells, ships with the
             package), ``random``, ``imagenet`` or a safetensors file.
@@ -64,6 +67,7 @@ class StudySettings:
     groups: str = "cell"
     split: str = "auto"
     view: str = "cell"
+    light: str = "matched"
     size: int = 96
     init: str = "blood"
     augmentation: str = "narrow"
@@ -208,9 +212,10 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
             raise SettingsError(f"{name} is {value}; expected a number from {low:g} to {high:g}.")
     if workers < 1:
         raise SettingsError(f"workers is {workers}; expected at least 1.")
-    choices = {"view": VIEWS, "groups": GROUPS, "split": SPLITS, "precision": PRECISIONS,
-               "augmentation": AUGMENTATIONS,
-               "views": (1, 8)}  # fmt: skip
+    choices: dict[str, tuple[object, ...]] = {
+        "view": VIEWS, "light": LIGHTS, "groups": GROUPS, "split": SPLITS,
+        "precision": PRECISIONS, "augmentation": AUGMENTATIONS, "views": (1, 8),
+    }  # fmt: skip
     for name, allowed in choices.items():
         value = getattr(settings, name)
         if value not in allowed:

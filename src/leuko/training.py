@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 import leuko
-from leuko.data.leukocytes import WINDOW
+from leuko.data.cuts import WINDOW
 from leuko.data.manifest import hash_data
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.errors import BundleError, ResumeError, SettingsError, ShapeError
@@ -290,7 +290,7 @@ def _describe(
         classes=tuple(plan.classes),
         preprocessing=Preprocessing(
             view=settings.view, window=WINDOW, size=settings.size, mean=MEAN,
-            deviation=DEVIATION, views=settings.views,
+            deviation=DEVIATION, views=settings.views, light=settings.light,
         ),
         decision=decision,
         training={

@@ -48,6 +48,9 @@ class Protocol:
         for large sets; auto: given where there is one. [default: auto; pretrain: tenth]
     view:
         cell: the leukocyte, cut out; field: the whole field. [default: cell]
+    light:
+        matched: the empty slide of every picture is brought to one grey; given: as the camera
+        gave it. [default: matched]
     size:
         Side of the square picture in pixels, the same for all models. [default: 96]
     seed:
@@ -83,6 +86,7 @@ class Protocol:
     groups: Annotated[str | None, Parameter(group=STUDY)] = None
     split: Annotated[str | None, Parameter(group=STUDY)] = None
     view: Annotated[str | None, Parameter(group=STUDY)] = None
+    light: Annotated[str | None, Parameter(group=STUDY)] = None
     size: Annotated[int | None, Parameter(group=STUDY)] = None
     seed: Annotated[int | None, Parameter(group=STUDY)] = None
     decisions: Annotated[Path | None, Parameter(group=STUDY)] = None

@@ -1,4 +1,4 @@
-"""Finds the leukocytes in a field and cuts them out at a common physical scale.
+"""Finds the leukocytes in a field and measures its physical scale.
 
 Works on stain, not on shape: after division by the empty background a nucleus takes red and
 green light but leaves the blue, a red cell takes the blue. What this module refuses to know:
@@ -29,7 +29,6 @@ INSCRIBED = 6.25  # µm, the circle that fits into a red cell (7.5 µm wide, sel
 FIELD = 47.0  # µm, the long side of a field in which no red cell can be measured
 CUT_OUT = 48.0  # µm: square pictures up to this side were cut around one cell; fields show more
 OFF_CENTRE = 8.0  # µm from the middle of such a picture; whatever lies farther is a neighbour
-WINDOW = 20.0  # µm, the side of the square that cut_cell cuts
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
 CERTAIN = 0.5  # score from which a leukocyte in a field counts (results/leukocytes.md)
 THUMBNAIL = 160  # px, the long side at which everything is looked for
@@ -202,89 +201,12 @@ def estimate_set_scales(fields: Iterable[Field]) -> dict[tuple[int, int], float]
     return {size: float(np.median(values)) for size, values in scales.items()}
 
 
-def cut_cell(field: Field, leukocyte: Leukocyte, size: int, window: float = WINDOW) -> Field:
-    """Cuts one cell out, with its surroundings, at the common physical scale.
+def check_field(field: Field) -> None:
+    """Refuses what is no picture.
 
-    The window is a square of `window` µm around the middle of the cell. Near the border it
-    moves inwards, because padding would show what was never there; only where the field
-    itself is smaller than the window is its edge colour repeated. A cell that is wider than
-    the window (a smudge, a giant cell) loses its rim, so that size stays comparable.
-
-    Args:
-        field: RGB uint8, (H, W, 3).
-        leukocyte: A cell of this field.
-        size: Side of the result in px.
-        window: Side of the square in µm.
-
-    Returns:
-        RGB uint8, (size, size, 3).
+    Raises:
+        ShapeError: Says what was found.
     """
-    _check_field(field)
-    height, width = field.shape[:2]
-    scale = leukocyte.scale or estimate_scale(field)
-    side = max(1, round(window * scale))
-    x, y = leukocyte.centre
-    left = _place(x, side, width)
-    top = _place(y, side, height)
-    piece = field[max(0, top) : top + side, max(0, left) : left + side]
-    missing_x, missing_y = side - piece.shape[1], side - piece.shape[0]
-    if missing_x or missing_y:
-        around = (
-            (missing_y // 2, missing_y - missing_y // 2),
-            (missing_x // 2, missing_x - missing_x // 2),
-            (0, 0),
-        )
-        piece = np.pad(piece, around, mode="edge")
-    return resize_image(np.ascontiguousarray(piece), size, size)
-
-
-def place_in_cell(
-    boxes: Sequence[Sequence[float]],
-    height: int,
-    width: int,
-    leukocyte: Leukocyte,
-    window: float = WINDOW,
-) -> NDArray[np.float64]:
-    """Where boxes of a field lie in the picture that `cut_cell` cuts of one of its cells.
-
-    Args:
-        boxes: (n, 4): x0, y0, x1, y1 in px of the field.
-        height, width: Of the field, in px.
-        leukocyte: The cell; its scale has to be known.
-        window: As for `cut_cell`.
-
-    Returns:
-        (n, 4), the same as fractions of the picture's side; outside [0, 1] beyond its edge.
-    """
-    side = max(1, round(window * leukocyte.scale))
-    x, y = leukocyte.centre
-    # A side larger than the field: the field lies in the middle of the picture.
-    left = _place(x, side, width) if side <= width else -((side - width) // 2)
-    top = _place(y, side, height) if side <= height else -((side - height) // 2)
-    corner = np.array([left, top, left, top], dtype=np.float64)
-    return (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - corner) / side
-
-
-def cut_field(field: Field, size: int) -> Field:
-    """The whole field as a square: squashed, not cropped, because a cell may touch the border.
-
-    Every field of one set is squashed alike (4 : 3 becomes 1 : 1), nothing is added or lost.
-
-    Returns:
-        RGB uint8, (size, size, 3).
-    """
-    _check_field(field)
-    return resize_image(field, size, size)
-
-
-def _place(centre: float, side: int, length: int) -> int:
-    """First pixel of a window of `side` around `centre`, moved inside [0, length)."""
-    if side >= length:
-        return 0
-    return int(min(max(0, round(centre - side / 2)), length - side))
-
-
-def _check_field(field: Field) -> None:
     if field.ndim != 3 or field.shape[2] != 3 or field.dtype != np.uint8 or 0 in field.shape:
         raise ShapeError(
             f"Found an array {field.shape} of {field.dtype}; a field is (H, W, 3) uint8. "
@@ -293,7 +215,7 @@ def _check_field(field: Field) -> None:
 
 
 def _make_view(field: Field) -> _View:
-    _check_field(field)
+    check_field(field)
     height, width = field.shape[:2]
     shrink = min(1.0, THUMBNAIL / max(height, width))
     small = resize_image(field, max(1, round(height * shrink)), max(1, round(width * shrink)))

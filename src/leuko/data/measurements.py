@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.cuts import cut_cell
 from leuko.data.density import LOGARITHM
 from leuko.data.headers import tell_format
 from leuko.data.image import decode_image, read_bytes, resize_image
-from leuko.data.leukocytes import Leukocyte, choose_leukocyte, cut_cell, find_leukocytes
+from leuko.data.leukocytes import Leukocyte, choose_leukocyte, find_leukocytes
 from leuko.data.likeness import choose_landmarks, sketch_picture
 from leuko.data.manifest import Manifest
 from leuko.data.portraits import describe_cell

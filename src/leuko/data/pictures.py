@@ -10,23 +10,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from leuko.data.cuts import WINDOW, cut_cell, cut_field, place_in_cell
 from leuko.data.image import read_image
-from leuko.data.leukocytes import (
-    CERTAIN,
-    WINDOW,
-    Leukocyte,
-    choose_leukocyte,
-    cut_cell,
-    cut_field,
-    find_leukocytes,
-    is_cut_out,
-    place_in_cell,
-)
+from leuko.data.leukocytes import CERTAIN, Leukocyte, choose_leukocyte, find_leukocytes, is_cut_out
 from leuko.data.manifest import Manifest
 from leuko.data.scales import measure_set_scales
 from leuko.engine import count_cores
-
-SURROUNDINGS = 28.0  # µm, the side of a window in which a cell can be moved, turned and shrunk
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Cell:
 
 
 def cut_pictures(
-    manifest: Manifest, *, view: str, size: int, window: float = WINDOW
+    manifest: Manifest, *, view: str, size: int, window: float = WINDOW, light: str = "given"
 ) -> tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]:
     """Decodes every image that has one label and cuts out what the networks will see.
 
@@ -59,12 +48,13 @@ def cut_pictures(
         view: ``cell`` or ``field``.
         size: S in pixels.
         window: Side of the square around a cell in µm.
+        light: One of `leuko.data.cuts.LIGHTS`.
 
     Returns:
         Image ids, N of them; pictures (N, S, S, 3); scores (N,) of the leukocytes, 0 where
         none was found and the window is a guess, 1 throughout for fields.
     """
-    cells = cut_cells(manifest, view=view, size=size, window=window)
+    cells = cut_cells(manifest, view=view, size=size, window=window, light=light)
     scores = np.array([cell.leukocyte.score for cell in cells])
     return [cell.image for cell in cells], stack_cells(cells, size), scores
 
@@ -75,12 +65,13 @@ def cut_cells(
     view: str,
     size: int,
     window: float = WINDOW,
+    light: str = "given",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Cell]:
     """One cell of every image that has one label, with where it was cut out.
 
     Args:
-        manifest, view, size, window: As for `cut_pictures`.
+        manifest, view, size, window, light: As for `cut_pictures`.
         progress: Called with (images done, images in all).
     """
     usable = _find_usable(manifest)
@@ -92,12 +83,12 @@ def cut_cells(
         image = read_image(manifest.root / path)
         if view == "field":
             whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
-            return Cell(name, cut_field(image, size), whole, (), cut_out=True)
+            return Cell(name, cut_field(image, size, light), whole, (), cut_out=True)
         scale = scales[height, width]
         found = find_leukocytes(image, scale=scale)
         chosen = replace(choose_leukocyte(found, image), scale=scale)
         scores = tuple(sorted((leukocyte.score for leukocyte in found), reverse=True))
-        pixels = cut_cell(image, chosen, size, window)
+        pixels = cut_cell(image, chosen, size, window, light)
         return Cell(name, pixels, chosen, scores, is_cut_out(height, width, scale))
 
     cells = []

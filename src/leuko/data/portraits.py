@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.cuts import WINDOW
 from leuko.data.density import LOGARITHM, measure_background
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import WINDOW, draw_disc
+from leuko.data.leukocytes import draw_disc
 from leuko.errors import ShapeError
 
 SIZE = 64  # px, the side at which every cell is described
@@ -41,7 +42,7 @@ def describe_cell(cell: NDArray[np.uint8]) -> FloatArray:
     """The portrait of one cell: morphology and colour as numbers that can be compared.
 
     Args:
-        cell: RGB uint8, (S, S, 3), from `leuko.data.leukocytes.cut_cell` with its window of
+        cell: RGB uint8, (S, S, 3), from `leuko.data.cuts.cut_cell` with its window of
             20 µm; it is brought to 64 × 64. Portraits of one set should come from one S.
 
     Returns:
@@ -90,7 +91,7 @@ def _measure_density(cell: NDArray[np.uint8]) -> FloatArray:
     if cell.ndim != 3 or cell.shape[0] != cell.shape[1] or cell.shape[2] != 3 or not cell.size:
         raise ShapeError(
             f"Found an array {cell.shape}; a cut-out cell is (S, S, 3). Cut it out with "
-            "leuko.data.leukocytes.cut_cell."
+            "leuko.data.cuts.cut_cell."
         )
     if cell.dtype != np.uint8:
         raise ShapeError(f"Found a cell of {cell.dtype}; expected uint8, 0 to 255. Convert it.")

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.data.leukocytes import Leukocyte, cut_cell, cut_field
+from leuko.data.cuts import LIGHTS, cut_cell, cut_field
+from leuko.data.leukocytes import Leukocyte
 from leuko.errors import BundleError, LeukoError
 from leuko.learning.models import find_architecture
 
-FORMAT = 3
-FORMATS = (2, FORMAT)  # that are read; 2 had float32 in model.onnx whatever the weights
+FORMAT = 4
+# That are read. 2 had float32 in model.onnx whatever the weights; 2 and 3 knew no light.
+FORMATS = (2, 3, FORMAT)
 RESIZE = "bilinear, antialiased"  # what leuko.data.image.resize_image does
 
 
@@ -35,6 +37,8 @@ class Preprocessing:
         resize: The filter; there is one.
         mean, deviation: Of red, green and blue in [0, 1]; applied within ``model.onnx``.
         views: Over how many quarter turns and mirror images an answer is averaged: 1 or 8.
+        light: ``matched``: the empty slide is brought to one grey, see
+            `leuko.data.density.match_light`; ``given``: it stays as the camera gave it.
     """
 
     view: str
@@ -44,12 +48,13 @@ class Preprocessing:
     deviation: tuple[float, ...]
     views: int
     resize: str = RESIZE
+    light: str = "given"
 
     def cut(self, picture: NDArray[np.uint8], leukocyte: Leukocyte) -> NDArray[np.uint8]:
         """What the network sees of a picture: (S, S, 3) uint8, as `cut_pictures` cuts it."""
         if self.view == "field":
-            return cut_field(picture, self.size)
-        return cut_cell(picture, leukocyte, self.size, self.window)
+            return cut_field(picture, self.size, self.light)
+        return cut_cell(picture, leukocyte, self.size, self.window, self.light)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Facts:
             "architecture": self.architecture,
             "head": self.head,
             "classes": list(self.classes),
-            "preprocessing": _plain(asdict(self.preprocessing)),
+            "preprocessing": self._tell_preprocessing(),
         }
         return json.dumps(facts, sort_keys=True)
 
@@ -135,7 +140,15 @@ class Facts:
 
     def to_json(self) -> dict[str, Any]:
         """As in ``bundle.json``."""
-        return {"format": self.format, **_plain(asdict(self))}
+        facts = {"format": self.format, **_plain(asdict(self))}
+        return {**facts, "preprocessing": self._tell_preprocessing()}
+
+    def _tell_preprocessing(self) -> dict[str, Any]:
+        """As the bundle's own format has it: its parts repeat it, and are compared by its text."""
+        told: dict[str, Any] = _plain(asdict(self.preprocessing))
+        if self.format < FORMAT:
+            del told["light"]
+        return told
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Facts:
@@ -148,7 +161,7 @@ class Facts:
         if type(written) is not int or written not in FORMATS:
             raise BundleError(
                 f"The bundle has the format {written!r}; this Leuko reads "
-                f"{' and '.join(map(str, FORMATS))}. "
+                f"{', '.join(map(str, FORMATS))}. "
                 "Use the version of Leuko that wrote it, or export the bundle again."
             )
         _check_keys("bundle.json", facts, set(cls.__dataclass_fields__))
@@ -159,7 +172,7 @@ class Facts:
             head=_take(facts, "head", str),
             features=_take(facts, "features", int),
             classes=tuple(_take(facts, "classes", list)),
-            preprocessing=_read_preprocessing(prepared),
+            preprocessing=_read_preprocessing(prepared, written),
             decision=_read_decision(decision),
             training=_take(facts, "training", dict),
             leuko=_take(facts, "leuko", str),
@@ -170,7 +183,9 @@ class Facts:
         return read
 
 
-def _read_preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
+def _read_preprocessing(facts: Mapping[str, Any], written: int) -> Preprocessing:
+    if written < FORMAT and "light" not in facts:
+        facts = {**facts, "light": "given"}
     _check_keys("preprocessing", facts, set(Preprocessing.__dataclass_fields__))
     return Preprocessing(
         view=_take(facts, "view", str),
@@ -180,6 +195,7 @@ def _read_preprocessing(facts: Mapping[str, Any]) -> Preprocessing:
         deviation=_three(facts, "deviation"),
         views=_take(facts, "views", int),
         resize=_take(facts, "resize", str),
+        light=_take(facts, "light", str),
     )
 
 
@@ -228,6 +244,7 @@ def _check(facts: Facts) -> None:
         (prepared.view in ("cell", "field"), "view"),
         (0 < prepared.window <= 1000, "window"),
         (16 <= prepared.size <= 1024, "size"),
+        (prepared.light in LIGHTS, "light"),
         (prepared.views in (1, 8), "views"),
         (all(d > 0 for d in prepared.deviation), "deviation"),
         (0 < decision.temperature < 1000, "temperature"),
