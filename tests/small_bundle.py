@@ -43,7 +43,7 @@ def make_facts(network: nn.Module, architecture: str = "resnet18", **changed: An
         "head": head.name,
         "features": head.features,
         "classes": classes,
-        "preprocessing": Preprocessing("cell", 20.0, SIZE, MEAN, DEVIATION, 8),
+        "preprocessing": Preprocessing("cell", 20.0, SIZE, MEAN, DEVIATION, 8, light="matched"),
         "decision": Decision(
             1.3, 0.5, 0.9, dict.fromkeys(classes, 0.3), dict.fromkeys(classes, 40)
         ),

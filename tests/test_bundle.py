@@ -25,7 +25,7 @@ from safetensors.numpy import load, save
 from leuko.errors import BundleError, MissingExtraError, OutputError, UnknownNameError
 from leuko.learning import bundle as bundles
 from leuko.learning import exchange
-from leuko.learning.batches import make_input
+from leuko.learning.batches import DEVIATION, MEAN, make_input
 from leuko.learning.bundle import (
     CARD,
     FACTS,
@@ -39,6 +39,7 @@ from leuko.learning.bundle import (
 )
 from leuko.learning.exchange import take_model
 from leuko.learning.export import export_network, find_head
+from leuko.learning.facts import Preprocessing
 from leuko.learning.fit import predict, round_to_half
 from leuko.learning.graph import add_note, halve_tensors, read_graph, replace_tensors
 from leuko.learning.inference import ExportedNetwork, convert_to_openvino
@@ -231,15 +232,19 @@ def test_half_precision_is_kept_in_both_and_changes_no_bit(
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_bundles_of_the_format_before_are_read(
-    half: bool, made: Path, halved: Path, model: bytes, rounded: bytes, tmp_path: Path
+@pytest.mark.parametrize("version", [2, 3])
+def test_bundles_of_the_formats_before_are_read(
+    version: int, half: bool, model: bytes, rounded: bytes, tmp_path: Path
 ):
-    """Format 2: float32 in model.onnx, whatever the weights are."""
-    new = load_bundle(halved if half else made)
-    facts = replace(new.facts, format=2)
+    """2: float32 in model.onnx, whatever the weights are. 2 and 3: no light but the camera's."""
+    prepared = Preprocessing("cell", 20.0, SIZE, MEAN, DEVIATION, 8, light="given")
+    new = make_bundle(tmp_path / "new", half=half, preprocessing=prepared)
+    facts = replace(new.facts, format=version)
     parts = {part.name: part.read_bytes() for part in new.path.iterdir() if part.name != SUMS}
     parts[FACTS] = json.dumps(facts.to_json()).encode()
-    parts[MODEL] = add_note(rounded if half else model, "leuko", facts.model_text)
+    assert "light" not in facts.to_json()["preprocessing"]
+    plain = (rounded if half else model) if version == 2 else take_apart(new)[1]
+    parts[MODEL] = add_note(plain, "leuko", facts.model_text)
     for part, text in ((WEIGHTS, facts.model_text), (GOLDEN, facts.answer_text)):
         parts[part] = save(load(parts[part]), metadata={"leuko": text})
     parts[SUMS] = write_sums(parts)
@@ -457,6 +462,13 @@ TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     ),
     "another temperature": (decide("temperature", 0.7), True, "its decision is"),
     "other thresholds": (decide("thresholds", dict.fromkeys(CLASSES, 0.01)), True, "its decision"),
+    "another light": (
+        facts_with(lambda f: f["preprocessing"].update(light="given")), True,
+        "its preprocessing is",
+    ),
+    "no such light": (
+        facts_with(lambda f: f["preprocessing"].update(light="dim")), True, "out of its range",
+    ),
     "another architecture": (
         facts_with(lambda f: f.update(architecture="resnet34")), True, "its architecture is",
     ),
@@ -465,7 +477,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     "a key too many": (facts_with(lambda f: f.update(more=1)), True, "'more'"),
     "a key too few": (facts_with(lambda f: f.pop("leuko")), True, "lacks the key 'leuko'"),
     "a key twice": (
-        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 3,', 1)}), True, "twice",
+        lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 4,', 1)}), True, "twice",
     ),
     "NaN in the facts": (decide("minimum", float("nan")), True, "NaN"),
     "NaN in the weights": (
@@ -503,7 +515,7 @@ HALF_TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     "half a weight used twice": (change_model(use_half_twice), True, "expected one Cast"),
     "a weight whole and half": (change_model(add_whole_beside_half), True, "twice"),
     "a constant in half precision": (change_model(keep_half_as_constant), True, "a constant in"),
-    "the version before": (facts_with(lambda f: f.update(format=2)), True, "its format is 2"),
+    "the version before": (facts_with(lambda f: f.update(format=3)), True, "light|its format is 3"),
 }  # fmt: skip
 
 

@@ -92,22 +92,6 @@ def test_the_label_of_a_cut_out_is_that_of_the_cell_in_its_middle() -> None:
     assert near.score > 0
 
 
-def test_window_moves_inwards_at_the_border() -> None:
-    field = draw_field([(60, 60)])
-    cell = choose_leukocyte(find_leukocytes(field), field)
-    cut = cut_cell(field, cell, 96)
-    side = round(20 * cell.scale)
-    assert np.array_equal(cut, resize_image(field[:side, :side], 96, 96))
-
-
-def test_a_picture_smaller_than_the_window_gets_its_edge_colour() -> None:
-    field = np.full((40, 60, 3), 200, dtype=np.uint8)
-    field[:, :30] = 90
-    cut = cut_cell(field, Leukocyte(10, 10, 30, 30, score=1.0, scale=5.0), 50)
-    assert cut.shape == (50, 50, 3)
-    assert set(np.unique(cut[:, [0, -1]])) == {90, 200}
-
-
 def test_nearly_touching_nuclei_of_two_cells_are_two() -> None:
     field = draw_field([])
     y, x = np.mgrid[:480, :640]

@@ -128,7 +128,9 @@ def test_the_network_sees_what_training_saw(model: Predictor, tmp_path: Path):
             (tmp_path / kind / f"{i}.png").write_bytes(encode_png(field.image))
     manifest: Manifest = scan(tmp_path)
     prepared = model.bundle.facts.preprocessing
-    names, pictures, _ = cut_pictures(manifest, view="cell", size=prepared.size)
+    names, pictures, _ = cut_pictures(
+        manifest, view="cell", size=prepared.size, light=prepared.light
+    )
     expected, _ = model.bundle.answer(pictures)
     found = model.predict([tmp_path / name for name in names])
     assert [a.cell for a in found] == [1] * 6, "one answer for each picture around one cell"

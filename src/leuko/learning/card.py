@@ -41,6 +41,11 @@ def _introduce(facts: Facts) -> str:
         else "the whole picture, squashed into a square"
     )
     views = "; the mean over quarter turns and mirror images counts" if prepared.views == 8 else ""
+    light = (
+        "In every picture the empty slide is brought to one grey first, whatever the lamp"
+        if prepared.light == "matched"
+        else "The pictures keep the light that the camera gave them"
+    )
     return f"""# {facts.architecture}: {", ".join(facts.classes)}
 
 **Research use only, not for diagnosis.**
@@ -50,6 +55,7 @@ Leuko {facts.leuko} on {facts.created}.
 
 - Network: {facts.architecture}, {facts.features} features before the last layer.
 - It sees {seen}, at {prepared.size} × {prepared.size} pixels{views}.
+- {light}.
 - It answers with one of its classes, or with *unidentified* where it isn't sure. It knows no other
   kinds of cells, and would sort one of them into a class it knows."""
 
