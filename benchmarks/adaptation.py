@@ -92,7 +92,7 @@ def read_kaggle(folder: Path, cache: Path) -> tuple[Cells, list[str]]:
 
 def cut_kaggle(folder: Path) -> tuple[Cells, list[str]]:
     cleaned = prepare(folder, StudySettings(split="folds"), Watcher(), workers=count_cores())
-    names, pixels, _ = cut_pictures(cleaned.manifest, view="cell", size=SIZE)
+    names, pixels, _ = cut_pictures(cleaned.manifest, view="cell", size=SIZE, light="matched")
     table = cleaned.manifest.table
     place = {name: i for i, name in enumerate(names)}
     labels = [label.lower() for label in table["label"]]

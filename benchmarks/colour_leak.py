@@ -76,7 +76,7 @@ def tabulate_colour(manifest: Manifest, files: Files) -> list[str]:
     ]  # fmt: skip
     labels = np.unique(files.label, return_inverse=True)[1].astype(np.int64)
     for view, title in VIEWS.items():
-        images, pictures, _ = cut_pictures(manifest, view=view, size=SIZE)
+        images, pictures, _ = cut_pictures(manifest, view=view, size=SIZE, light="given")
         place = {image: i for i, image in enumerate(images)}
         pictures = pictures[[place[image] for image in files.image]]
         for name, folds in plan(files).items():

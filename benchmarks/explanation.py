@@ -81,7 +81,7 @@ def read_set(root: Path) -> tuple[Cells, Any, dict[str, Any]]:
         if label is not None
     }
     pictures, boxes, labels, groups, images = [], [], [], [], []
-    for cell in cut_cells(manifest, view="cell", size=SIZE):
+    for cell in cut_cells(manifest, view="cell", size=SIZE, light="matched"):
         label, group, height, width = facts[cell.image]
         own = [(b.x0, b.y0, b.x1, b.y1) for b in drawn.get(cell.image, ())]
         if not own or not cell.leukocyte.score:

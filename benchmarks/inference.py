@@ -203,7 +203,7 @@ def measure_warm(
 ) -> dict[str, Any]:
     prepared = one.bundle.facts.preprocessing
     _, cells, _ = cut_pictures(
-        scan(folder), view="cell", size=prepared.size, window=prepared.window
+        scan(folder), view="cell", size=prepared.size, light=prepared.light, window=prepared.window
     )
     items, _ = gather(folder)
     cores = count_cores()

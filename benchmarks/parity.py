@@ -133,7 +133,10 @@ def compare_ways(place: Path, manifest: Manifest, table: Path) -> Row:
 
     bundle = load_bundle(place)
     prepared = bundle.facts.preprocessing
-    cells = cut_cells(manifest, view=prepared.view, size=prepared.size, window=prepared.window)
+    cells = cut_cells(
+        manifest, view=prepared.view, size=prepared.size, light=prepared.light,
+        window=prepared.window,
+    )  # fmt: skip
     cells = [cell for cell in cells if cell.leukocyte.score > 0]
     pictures = stack_cells(cells, prepared.size)
     said, evaluator = Predictor(bundle).answer_cells(

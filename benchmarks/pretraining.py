@@ -65,14 +65,16 @@ class Cells:
     places: np.ndarray
 
 
-def read_cells(folder: Path, recipe: str, size: int = SIZE) -> Cells:
+def read_cells(folder: Path, recipe: str, size: int = SIZE, light: str = "matched") -> Cells:
     # As in a study: the groups are those of the audit.
     settings = StudySettings(recipe=recipe, split="folds")
     cleaned = prepare(folder, settings, Watcher(), workers=count_cores())
     table = cleaned.manifest.table
     side = round(size * SURROUNDINGS / WINDOW)
-    names, plain, _ = cut_pictures(cleaned.found, view="cell", size=size)
-    _, wide, _ = cut_pictures(cleaned.found, view="cell", size=side, window=SURROUNDINGS)
+    names, plain, _ = cut_pictures(cleaned.found, view="cell", size=size, light=light)
+    _, wide, _ = cut_pictures(
+        cleaned.found, view="cell", size=side, window=SURROUNDINGS, light=light
+    )
     rows = {name: i for i, name in enumerate(names)}
     order = np.array([rows[name] for name in table["image"]])
     labels = np.array([label.lower() for label in table["label"]])

@@ -121,7 +121,7 @@ def cut(images: Path, view: str, size: int) -> tuple[float, Any, Any]:
     """Seconds from files on disk to pictures in memory; the pictures; their labels."""
     begun = perf_counter()
     manifest = scan(images)
-    ids, pictures, _ = cut_pictures(manifest, view=view, size=size)
+    ids, pictures, _ = cut_pictures(manifest, view=view, size=size, light="matched")
     seconds = perf_counter() - begun
     names = dict(manifest.table.select("image", "label").iter_rows())
     _, labels = np.unique([names[i] for i in ids], return_inverse=True)

@@ -76,7 +76,7 @@ class Record:
 def read_set(folder: Path) -> tuple[ImageSet, float]:
     """Every image with one label, and the ms that a portrait took."""
     manifest = scan(folder)
-    images, cells, _ = cut_pictures(manifest, view="cell", size=64)
+    images, cells, _ = cut_pictures(manifest, view="cell", size=64, light="given")
     table = manifest.table.unique("image", keep="first").select("image", "path", "label", "group")
     table = pl.DataFrame({"image": images}).join(table, on="image", how="left")
     start = time.process_time()

@@ -73,7 +73,7 @@ def write(pool: Path) -> Write:
 def model(tmp_path_factory, write: Write) -> Predictor:
     """A network with random weights, whose answers to the pool are of every class."""
     manifest = scan(write("unknown", ["cell"] * CELLS))
-    _, cells, _ = cut_pictures(manifest, view="cell", size=SIZE)
+    _, cells, _ = cut_pictures(manifest, view="cell", size=SIZE, light="matched")
     network = make_network()
     taken = make_input(torch.from_numpy(cells), torch.tensor(MEAN), torch.tensor(DEVIATION))
     with torch.no_grad():
@@ -93,7 +93,7 @@ def said(model: Predictor, write: Write) -> list[str]:
     """What the model answers to each cell: labels with which it is always right."""
     manifest = scan(write("asked", ["cell"] * CELLS))
     prepared = model.bundle.facts.preprocessing
-    _, cells, _ = cut_pictures(manifest, view="cell", size=prepared.size)
+    _, cells, _ = cut_pictures(manifest, view="cell", size=prepared.size, light=prepared.light)
     answers, _ = model.bundle.answer(cells)
     labels = [CLASSES[k] for k in answers.argmax(axis=1)]
     assert set(labels) == set(CLASSES)
@@ -143,7 +143,7 @@ def test_the_numbers_are_those_of_the_bundle_on_the_pictures_of_training(
     model: Predictor, write: Write, said: list[str]
 ):
     data = write("same", said)
-    names, cells, _ = cut_pictures(scan(data), view="cell", size=SIZE)
+    names, cells, _ = cut_pictures(scan(data), view="cell", size=SIZE, light="matched")
     expected, _ = model.bundle.answer(cells)
     found = evaluate(model, data, groups="given")
     assert [a.image for a in found.answers] == names

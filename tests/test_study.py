@@ -319,11 +319,11 @@ def test_an_existing_folder_is_refused(cells, finished):
 def test_pictures_are_cut_at_one_scale_and_every_cell_is_found(tmp_path: Path):
     counts = {"NEUTROPHIL": 6, "EOSINOPHIL": 6, "LYMPHOCYTE": 6, "MONOCYTE": 6, "BASOPHIL": 3}
     manifest = scan(write_demo_set(tmp_path / "demo", seed=1, counts=counts))
-    images, pictures, scores = cut_pictures(manifest, view="cell", size=64)
+    images, pictures, scores = cut_pictures(manifest, view="cell", size=64, light="matched")
     assert pictures.shape == (len(images), 64, 64, 3)
     assert len(images) == sum(counts.values())
     assert (scores > 0).all()
-    fields = cut_pictures(manifest, view="field", size=64)[1]
+    fields = cut_pictures(manifest, view="field", size=64, light="matched")[1]
     assert fields.shape == pictures.shape
     assert not np.array_equal(fields, pictures)
 

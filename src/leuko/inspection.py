@@ -248,7 +248,7 @@ def measure_leaks(
     manifest: Manifest, folder: Path, folds: int, seed: int, workers: int, watcher: Watcher
 ) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """The leak meter of a set, and notes on what it could not measure."""
-    images, pictures, _ = cut_pictures(manifest, view="cell", size=SIZE)
+    images, pictures, _ = cut_pictures(manifest, view="cell", size=SIZE, light="matched")
     rows = dict(zip(_usable(manifest)["image"], range(len(manifest)), strict=False))
     usable = _usable(manifest)[[rows[image] for image in images]]
     classes = sorted(set(usable["label"]))

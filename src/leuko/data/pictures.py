@@ -39,7 +39,7 @@ class Cell:
 
 
 def cut_pictures(
-    manifest: Manifest, *, view: str, size: int, window: float = WINDOW, light: str = "given"
+    manifest: Manifest, *, view: str, size: int, light: str, window: float = WINDOW
 ) -> tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]:
     """Decodes every image that has one label and cuts out what the networks will see.
 
@@ -47,8 +47,9 @@ def cut_pictures(
         manifest: Rows that can't be read are left out.
         view: ``cell`` or ``field``.
         size: S in pixels.
+        light: One of `leuko.data.cuts.LIGHTS`. There is no default: who judges a network has to
+            show it what it was trained on.
         window: Side of the square around a cell in µm.
-        light: One of `leuko.data.cuts.LIGHTS`.
 
     Returns:
         Image ids, N of them; pictures (N, S, S, 3); scores (N,) of the leukocytes, 0 where
@@ -64,14 +65,14 @@ def cut_cells(
     *,
     view: str,
     size: int,
+    light: str,
     window: float = WINDOW,
-    light: str = "given",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Cell]:
     """One cell of every image that has one label, with where it was cut out.
 
     Args:
-        manifest, view, size, window, light: As for `cut_pictures`.
+        manifest, view, size, light, window: As for `cut_pictures`.
         progress: Called with (images done, images in all).
     """
     usable = _find_usable(manifest)
