@@ -94,7 +94,9 @@ def bundle_start(model: str, place: Path) -> Path:
     last = find_head(network, len(start.classes))
     facts = Facts(
         architecture=model, head=last.name, features=last.features, classes=start.classes,
-        preprocessing=Preprocessing("cell", WINDOW, start.size, MEAN, DEVIATION, views=1),
+        preprocessing=Preprocessing(
+            "cell", WINDOW, start.size, MEAN, DEVIATION, views=1, light="matched"
+        ),
         decision=Decision(), training={}, leuko="0", created="2026-01-01",
     )  # fmt: skip
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}

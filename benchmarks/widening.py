@@ -84,7 +84,7 @@ def measure_offsets(kaggle: Path) -> NDArray[np.float64]:
         for image, height, width in found.table.select("image", "height", "width").iter_rows()
     }
     offsets = []
-    for cell in cut_cells(found, view="cell", size=SIZE):
+    for cell in cut_cells(found, view="cell", size=SIZE, light="given"):
         middle = (*cell.leukocyte.centre,) * 2
         placed = place_in_cell([middle], *sizes[cell.image], cell.leukocyte)
         offsets.append(WINDOW * np.hypot(*(placed[0, :2] - 0.5)))
