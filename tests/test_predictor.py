@@ -287,7 +287,7 @@ def test_a_bundle_of_whole_fields_answers_once_for_each(tmp_path: Path, smear: P
     from leuko.learning.batches import DEVIATION, MEAN
     from leuko.learning.facts import Preprocessing
 
-    prepared = Preprocessing("field", 20.0, 32, MEAN, DEVIATION, 1)
+    prepared = Preprocessing("field", 20.0, 32, MEAN, DEVIATION, 1, light="matched")
     whole = load(make_bundle(tmp_path / "b", preprocessing=prepared).path, threads=1)
     found = whole.predict([smear / "a.png", smear / "c.png"])
     assert [a.box for a in found] == [(0.0, 0.0, 320.0, 240.0)] * 2

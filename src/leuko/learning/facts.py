@@ -47,8 +47,8 @@ class Preprocessing:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     views: int
+    light: str
     resize: str = RESIZE
-    light: str = "given"
 
     def cut(self, picture: NDArray[np.uint8], leukocyte: Leukocyte) -> NDArray[np.uint8]:
         """What the network sees of a picture: (S, S, 3) uint8, as `cut_pictures` cuts it."""
