@@ -186,6 +186,11 @@ def write_card(facts: dict[str, Any]) -> str:
         v = aside[name]
         return f"{v['value']:.2%} ({v['low']:.2%} to {v['high']:.2%})"
 
+    light = (
+        "the empty slide brought to one grey"
+        if protocol["light"] == "matched"
+        else "in the light that the camera gave"
+    )
     dropped = ", ".join(f"{n} by {step}" for step, n in data["dropped"].items() if n)
     rows = "\n".join(
         f"| {c} | {r['n']} | {r['precision']:.1%} | {r['recall']:.1%} |"
@@ -199,7 +204,7 @@ for diagnosis.
 - Trained by: `{facts["command"]}`
 - On {data["trained_on"]:,} images of {len(facts["classes"])} classes; SHA-256 of the set
   `{data["sha256"]}`; dropped before: {dropped or "nothing"}.
-- Pictures of {facts["size"]} × {facts["size"]} px, each 20 µm wide; {protocol["epochs"]} epochs.
+- Pictures of {facts["size"]} × {facts["size"]} px, each 20 µm wide, {light}; {protocol["epochs"]} epochs.
 - Credit: {data["credit"] or "not stated"}
 
 On the tenth kept aside by group, n = {aside["n"]}: accuracy {limits("accuracy")}, balanced
