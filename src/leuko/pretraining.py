@@ -204,7 +204,8 @@ for diagnosis.
 - Trained by: `{facts["command"]}`
 - On {data["trained_on"]:,} images of {len(facts["classes"])} classes; SHA-256 of the set
   `{data["sha256"]}`; dropped before: {dropped or "nothing"}.
-- Pictures of {facts["size"]} × {facts["size"]} px, each 20 µm wide, {light}; {protocol["epochs"]} epochs.
+- Pictures of {facts["size"]} × {facts["size"]} px, each 20 µm wide, {light};
+  {protocol["epochs"]} epochs.
 - Credit: {data["credit"] or "not stated"}
 
 On the tenth kept aside by group, n = {aside["n"]}: accuracy {limits("accuracy")}, balanced
