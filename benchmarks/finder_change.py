@@ -4,7 +4,8 @@
 
 Takes `leuko.data.leukocytes` and `leuko.data.portraits` as they were at a commit, runs them and the
 present ones in turns on every picture below the folders (`--every 10`: on every tenth), and prints
-what differs and how long each takes. For whoever makes them faster and wants them to stay what they
+what differs and how long each takes. A commit before 09b7be8 needs a checkout of that time, because
+both modules then knew the window of a cell. For whoever makes them faster and wants them to stay what they
 are.
 """
 
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 
 from leuko.data import leukocytes, portraits
+from leuko.data.cuts import cut_cell
 from leuko.data.folders import walk_files
 from leuko.data.image import read_image
 from leuko.errors import ImageError
@@ -77,7 +79,7 @@ def main(commit: str, folders: list[Path], every: int) -> None:
             cells += 1
             other["box"] += (a.x0, a.y0, a.x1, a.y1) != (b.x0, b.y0, b.x1, b.y1)
             other["area or score"] += not np.allclose((a.area, a.score), (b.area, b.score))
-            pixels = leukocytes.cut_cell(picture, b, SIZE)
+            pixels = cut_cell(picture, b, SIZE, light="given")
             one, two = ask(
                 "describing",
                 lambda: portrayer.describe_cell(pixels),  # noqa: B023

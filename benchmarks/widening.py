@@ -1,11 +1,14 @@
 """How far colours and places have to vary, and in which light, for a start to serve elsewhere.
 
     uv run python benchmarks/widening.py RUN START ../shared/data/blood-cells
+    uv run python benchmarks/widening.py RUN A,B ../shared/data/blood-cells --rows 1
+    uv run python benchmarks/widening.py RUN START ../shared/data/blood-cells --rows 1 --slide 255,229,204
 
-RUN is the folder of a pretraining, START the weights that are trained on. For two epochs, on 800
-cells of each class, with each variation and light in turn; judged on the tenth of RUN that was kept
-aside and on the development third of the Kaggle set (see `pretraining.py`). Four minutes a row on
-one core; `--rows 0,2` names rows, so that two can run side by side.
+RUN is the folder of a pretraining, START the weights that are trained on; of several the mean. For
+two epochs, on 800 cells of each class, with each variation and light in turn; judged on the tenth
+of RUN that was kept aside and on the development third of the Kaggle set (see `pretraining.py`).
+Four minutes a row on one core; `--rows 0,2` names rows, so that two can run side by side. `--slide`
+shows the Kaggle set's cells in another light than the grey of training.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from leuko.data.cuts import SURROUNDINGS, WINDOW, place_in_cell
+from leuko.data.density import EMPTY, measure_background
 from leuko.data.manifest import read_manifest
 from leuko.data.pictures import cut_cells, cut_pictures
 from leuko.engine import count_cores
@@ -91,12 +95,20 @@ def measure_offsets(kaggle: Path) -> NDArray[np.float64]:
     return np.array(offsets)
 
 
+def average(several: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.stack([weights[name].float() for weights in several]).mean(0)
+        for name in several[0]
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("start", type=Path)
+    parser.add_argument("start", type=lambda names: [Path(name) for name in names.split(",")])
     parser.add_argument("kaggle", type=Path)
     parser.add_argument("--rows", default=",".join(map(str, range(len(ROWS)))))
+    parser.add_argument("--slide", type=lambda levels: [float(x) for x in levels.split(",")])
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [ROWS[int(number)] for number in given.rows.split(",")]
@@ -108,6 +120,12 @@ def main() -> None:
         train, home = read_run(given.run, light)
         away = read_cells(given.kaggle, "classic", SIZE, light)
         away = take(away, choose_third(away))
+        for told, cells in (("home", home), ("away", away)):
+            slide = np.median([measure_background(p.reshape(-1, 3)) for p in cells.wide], axis=0)
+            print(f"The empty slide at {told}, median: {slide.round()}.")
+        if given.slide and light == "matched":
+            shown = away.plain * (np.array(given.slide) / EMPTY) + 0.5
+            away = replace(away, plain=np.minimum(shown, 255).astype(np.uint8))
         far = offsets[away.places] > FAR
         print(
             f"{len(train.labels):,} cells; n = {len(home.labels):,} at home, {len(far)} away, of "
@@ -118,7 +136,7 @@ def main() -> None:
         every = np.arange(len(home.labels))
         for told, augmentation, _ in chosen:
             network = build(MODEL, len(classes), size=SIZE, seed=0)
-            network.load_state_dict({k: v.float() for k, v in load_file(given.start).items()})
+            network.load_state_dict(average([load_file(path) for path in given.start]))
             if augmentation is not None:
                 settings = FitSettings(
                     epochs=2, batch=32, learning_rate=5e-4, size=SIZE, augmentation=augmentation,

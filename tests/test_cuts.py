@@ -13,6 +13,7 @@ from leuko.data.density import DARKEST, EMPTY, match_light, measure_background
 from leuko.data.drawing import draw_field
 from leuko.data.image import resize_image
 from leuko.data.leukocytes import Leukocyte, choose_leukocyte, find_leukocytes
+from leuko.errors import SettingsError
 
 Field = NDArray[np.uint8]
 SIZE = 48
@@ -37,7 +38,7 @@ def shine(field: Field, lamp: tuple[float, ...]) -> Field:
 
 def test_window_moves_inwards_at_the_border() -> None:
     field = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
-    cut = cut_cell(field, Leukocyte(2, 2, 30, 30, score=1.0, scale=5.0), 96)
+    cut = cut_cell(field, Leukocyte(2, 2, 30, 30, score=1.0, scale=5.0), 96, light="given")
     side = 100
     assert np.array_equal(cut, resize_image(field[:side, :side], 96, 96))
 
@@ -45,7 +46,7 @@ def test_window_moves_inwards_at_the_border() -> None:
 def test_a_picture_smaller_than_the_window_gets_its_edge_colour() -> None:
     field = np.full((40, 60, 3), 200, dtype=np.uint8)
     field[:, :30] = 90
-    cut = cut_cell(field, Leukocyte(10, 10, 30, 30, score=1.0, scale=5.0), 50)
+    cut = cut_cell(field, Leukocyte(10, 10, 30, 30, score=1.0, scale=5.0), 50, light="given")
     assert cut.shape == (50, 50, 3)
     assert set(np.unique(cut[:, [0, -1]])) == {90, 200}
 
@@ -72,7 +73,7 @@ def test_as_the_camera_gave_it_a_lamp_shows(field: Field, cell: Leukocyte) -> No
 
 
 def test_the_empty_slide_becomes_grey(field: Field, cell: Leukocyte) -> None:
-    cut = cut_cell(shine(field, (1, 0.9, 0.7)), cell, 96, SURROUNDINGS, "matched")
+    cut = cut_cell(shine(field, (1, 0.9, 0.7)), cell, 96, SURROUNDINGS, light="matched")
     assert measure_background(cut.reshape(-1, 3)) == pytest.approx([EMPTY] * 3, abs=3)
 
 
@@ -91,8 +92,8 @@ def test_light_is_measured_around_the_cell_whatever_the_window(
     """A picture for training, cut wider so that it can be moved, has the same light."""
     half = np.linspace(1, 0.5, field.shape[1])[None, :, None]
     shaded = (field * half).astype(np.uint8)
-    narrow = cut_cell(shaded, cell, 80, WINDOW, "matched").astype(int)
-    wide = cut_cell(shaded, cell, 112, SURROUNDINGS, "matched")[16:96, 16:96]
+    narrow = cut_cell(shaded, cell, 80, WINDOW, light="matched").astype(int)
+    wide = cut_cell(shaded, cell, 112, SURROUNDINGS, light="matched")[16:96, 16:96]
     assert np.abs(narrow - wide).mean() < 2
     whole = cut_field(shaded, 80, light="matched")
     assert np.abs(measure_background(whole.reshape(-1, 3)) - EMPTY).max() < 3
@@ -112,3 +113,10 @@ def test_any_picture_can_be_cut_in_any_light(light: str, shape: tuple[int, int])
     cell = Leukocyte(0, 0, shape[1], shape[0], score=1.0, scale=11.0)
     assert cut_cell(noise, cell, 32, light=light).shape == (32, 32, 3)
     assert cut_field(noise, 32, light=light).dtype == np.uint8
+
+
+def test_a_light_that_does_not_exist_is_refused(field: Field, cell: Leukocyte) -> None:
+    with pytest.raises(SettingsError, match="'dim'; expected one of: matched, given"):
+        cut_cell(field, cell, SIZE, light="dim")
+    with pytest.raises(SettingsError, match="dim"):
+        cut_field(field, SIZE, light="dim")

@@ -82,7 +82,7 @@ def test_right_labels_are_not_flagged_however_hard_the_classes_are(apart: float)
 def draw_portrait(kind: str, seed: int) -> NDArray[np.float32]:
     field = draw_field(np.random.default_rng(seed), [kind], height=300, width=300, centred=True)
     return describe_cell(
-        cut_cell(field.image, Leukocyte(60, 60, 240, 240, score=1, scale=14.0), size=64)
+        cut_cell(field.image, Leukocyte(60, 60, 240, 240, score=1, scale=14.0), 64, light="given")
     )
 
 

@@ -189,7 +189,7 @@ def test_the_box_of_a_cell_is_found_again_in_its_picture():
         field = np.full((height, width, 3), 255, np.uint8)
         field[y - 4 : y + 4, x - 4 : x + 4] = 0
         cell = Leukocyte(x - 4, y - 4, x + 4, y + 4, score=1.0, scale=4.0)
-        picture = cut_cell(field, cell, 160)
+        picture = cut_cell(field, cell, 160, light="given")
         (box,) = place_in_cell([(cell.x0, cell.y0, cell.x1, cell.y1)], height, width, cell) * 160
         rows, columns = np.nonzero(picture[..., 0] < 128)
         assert (columns.min(), rows.min()) == pytest.approx(box[:2], abs=1.1)

@@ -72,7 +72,7 @@ def test_same_cell_at_half_the_magnification() -> None:
     assert estimate_scale(half) == pytest.approx(estimate_scale(field) / 2, rel=0.08)
     big, small = (choose_leukocyte(find_leukocytes(f), f) for f in (field, half))
     assert small.x1 - small.x0 == pytest.approx((big.x1 - big.x0) / 2, abs=4)
-    a, b = cut_cell(field, big, 64), cut_cell(half, small, 64)
+    a, b = (cut_cell(f, c, 64, light="given") for f, c in ((field, big), (half, small)))
     assert float(np.abs(a.astype(int) - b).mean()) < 6
 
 
@@ -113,8 +113,8 @@ def test_odd_pictures_give_an_answer(shape: tuple[int, int], value: int) -> None
     field = np.full((*shape, 3), value, dtype=np.uint8)
     cell = choose_leukocyte(find_leukocytes(field), field)
     assert cell.score == 0
-    assert cut_cell(field, cell, 32).shape == (32, 32, 3)
-    assert cut_field(field, 32).shape == (32, 32, 3)
+    assert cut_cell(field, cell, 32, light="given").shape == (32, 32, 3)
+    assert cut_field(field, 32, light="given").shape == (32, 32, 3)
     assert estimate_scale(field) > 0
 
 

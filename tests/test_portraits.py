@@ -21,7 +21,7 @@ KINDS = ("EOSINOPHIL", "LYMPHOCYTE")
 def draw_cell(kind: str, seed: int, size: int = 64) -> Cell:
     field = draw_field(np.random.default_rng(seed), [kind], height=300, width=300, centred=True)
     middle = Leukocyte(60, 60, 240, 240, score=1, scale=14.0)
-    return cut_cell(field.image, middle, size)
+    return cut_cell(field.image, middle, size, light="given")
 
 
 @pytest.fixture(scope="module")

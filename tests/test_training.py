@@ -66,6 +66,7 @@ def test_a_bundle_tells_where_it_comes_from(trained: tuple[Bundle, Path]):
     assert facts.classes == ("EOSINOPHIL", "LYMPHOCYTE")
     assert facts.features == 256
     assert facts.preprocessing.views == 1
+    assert facts.preprocessing.light == "matched"
     told = facts.training
     assert told["data"]["counts"] == {"EOSINOPHIL": 10, "LYMPHOCYTE": 12}
     assert told["data"]["credits"] == "=nobody"

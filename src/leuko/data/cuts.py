@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from leuko.data.density import match_light, measure_background
 from leuko.data.image import resize_image
 from leuko.data.leukocytes import Field, Leukocyte, check_field, estimate_scale
+from leuko.errors import SettingsError
 
 WINDOW = 20.0  # µm, the side of the square that cut_cell cuts
 SURROUNDINGS = 28.0  # µm, the side of a window in which a cell can be moved, turned and shrunk
@@ -25,7 +26,7 @@ SAMPLED = 256  # px: of more the light is measured on every second, third … ro
 
 
 def cut_cell(
-    field: Field, leukocyte: Leukocyte, size: int, window: float = WINDOW, light: str = "given"
+    field: Field, leukocyte: Leukocyte, size: int, window: float = WINDOW, *, light: str
 ) -> Field:
     """Cuts one cell out, with its surroundings, at the common physical scale.
 
@@ -45,6 +46,10 @@ def cut_cell(
 
     Returns:
         RGB uint8, (size, size, 3).
+
+    Raises:
+        ShapeError: The field is no picture.
+        SettingsError: There is no such light.
     """
     check_field(field)
     scale = leukocyte.scale or estimate_scale(field)
@@ -59,9 +64,7 @@ def cut_cell(
         )
         piece = np.pad(piece, around, mode="edge")
     cell = resize_image(np.ascontiguousarray(piece), size, size)
-    if light == "given":
-        return cell
-    return _match(cell, _take(field, leukocyte, max(1, round(SURROUNDINGS * scale))))
+    return _light(cell, _take(field, leukocyte, max(1, round(SURROUNDINGS * scale))), light)
 
 
 def place_in_cell(
@@ -91,7 +94,7 @@ def place_in_cell(
     return (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - corner) / side
 
 
-def cut_field(field: Field, size: int, light: str = "given") -> Field:
+def cut_field(field: Field, size: int, *, light: str) -> Field:
     """The whole field as a square: squashed, not cropped, because a cell may touch the border.
 
     Every field of one set is squashed alike (4 : 3 becomes 1 : 1), nothing is added or lost.
@@ -103,13 +106,20 @@ def cut_field(field: Field, size: int, light: str = "given") -> Field:
 
     Returns:
         RGB uint8, (size, size, 3).
+
+    Raises:
+        ShapeError, SettingsError: As for `cut_cell`.
     """
     check_field(field)
-    small = resize_image(field, size, size)
-    return small if light == "given" else _match(small, field)
+    return _light(resize_image(field, size, size), field, light)
 
 
-def _match(cell: Field, around: Field) -> Field:
+def _light(cell: Field, around: Field, light: str) -> Field:
+    """A picture in one of `LIGHTS`, measured in what lies around it."""
+    if light not in LIGHTS:
+        raise SettingsError(f"light is {light!r}; expected one of: {', '.join(LIGHTS)}.")
+    if light == "given":
+        return cell
     step = -(-max(around.shape[:2]) // SAMPLED)
     background = measure_background(around[::step, ::step].reshape(-1, 3))
     return match_light(cell, background)

@@ -32,14 +32,14 @@ def measure_background(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def match_light(picture: NDArray[np.uint8], background: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A picture as under a lamp and a white balance that show the empty slide as a grey of `EMPTY`.
+    """The picture under another lamp, which shows the empty slide as a grey of `EMPTY`.
 
     Each colour is multiplied by one number, so the optical density of a dye stays what it was
     (Beer-Lambert): lamps and cameras differ between laboratories, the cells don't.
 
     Args:
-        picture: (H, W, 3).
-        background: (3,), from `measure_background`.
+        picture: RGB uint8, (H, W, 3).
+        background: (3,), in levels from 1 to 255, from `measure_background`.
 
     Returns:
         (H, W, 3), rounded; what would be brighter than 255 is 255.

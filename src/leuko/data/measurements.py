@@ -164,13 +164,14 @@ def measure_image(data: bytes, scale: float | None, landmarks: int) -> Measured:
     if scale is not None:
         chosen = replace(chosen, scale=scale)
     sketch = sketch_picture(pixels, landmarks)
+    cell = cut_cell(pixels, chosen, PORTRAIT, light="given")
     return Measured(
         format=tell_format(data[:32]) or "",
         trailing=count_trailing(data),
         pixels=hashlib.sha256(shape.tobytes() + pixels.tobytes()).hexdigest(),
         leukocytes=tuple(leukocytes),
         sketch=sketch,
-        portrait=describe_cell(cut_cell(pixels, chosen, PORTRAIT)).astype(np.float32),
+        portrait=describe_cell(cell).astype(np.float32),
         light=measure_light(pixels, chosen.scale),
     )
 

@@ -84,12 +84,12 @@ def cut_cells(
         image = read_image(manifest.root / path)
         if view == "field":
             whole = Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=1.0)
-            return Cell(name, cut_field(image, size, light), whole, (), cut_out=True)
+            return Cell(name, cut_field(image, size, light=light), whole, (), cut_out=True)
         scale = scales[height, width]
         found = find_leukocytes(image, scale=scale)
         chosen = replace(choose_leukocyte(found, image), scale=scale)
         scores = tuple(sorted((leukocyte.score for leukocyte in found), reverse=True))
-        pixels = cut_cell(image, chosen, size, window, light)
+        pixels = cut_cell(image, chosen, size, window, light=light)
         return Cell(name, pixels, chosen, scores, is_cut_out(height, width, scale))
 
     cells = []

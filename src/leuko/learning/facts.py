@@ -53,8 +53,8 @@ class Preprocessing:
     def cut(self, picture: NDArray[np.uint8], leukocyte: Leukocyte) -> NDArray[np.uint8]:
         """What the network sees of a picture: (S, S, 3) uint8, as `cut_pictures` cuts it."""
         if self.view == "field":
-            return cut_field(picture, self.size, self.light)
-        return cut_cell(picture, leukocyte, self.size, self.window, self.light)
+            return cut_field(picture, self.size, light=self.light)
+        return cut_cell(picture, leukocyte, self.size, self.window, light=self.light)
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,11 @@ class Facts:
 
 
 def _read_preprocessing(facts: Mapping[str, Any], written: int) -> Preprocessing:
-    if written < FORMAT and "light" not in facts:
+    known = set(Preprocessing.__dataclass_fields__)
+    if written < FORMAT:  # which knew no light but the camera's
+        _check_keys("preprocessing", facts, known - {"light"})
         facts = {**facts, "light": "given"}
-    _check_keys("preprocessing", facts, set(Preprocessing.__dataclass_fields__))
+    _check_keys("preprocessing", facts, known)
     return Preprocessing(
         view=_take(facts, "view", str),
         window=_number(facts, "window"),
