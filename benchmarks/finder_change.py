@@ -5,8 +5,8 @@
 Takes `leuko.data.leukocytes` and `leuko.data.portraits` as they were at a commit, runs them and the
 present ones in turns on every picture below the folders (`--every 10`: on every tenth), and prints
 what differs and how long each takes. A commit before 09b7be8 needs a checkout of that time, because
-both modules then knew the window of a cell. For whoever makes them faster and wants them to stay what they
-are.
+both modules then knew the window of a cell. For whoever makes them faster and wants them to stay
+what they are.
 """
 
 from __future__ import annotations
