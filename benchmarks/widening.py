@@ -2,7 +2,7 @@
 
     uv run python benchmarks/widening.py RUN START ../shared/data/blood-cells
     uv run python benchmarks/widening.py RUN A,B ../shared/data/blood-cells --rows 1
-    uv run python benchmarks/widening.py RUN A ../shared/data/blood-cells --rows 1 --slide 255,229,204
+    uv run python benchmarks/widening.py RUN A ../shared/data/blood-cells --slide 255,229,204
 
 RUN is the folder of a pretraining, START the weights that are trained on; of several the mean. For
 two epochs, on 800 cells of each class, with each variation and light in turn; judged on the tenth
