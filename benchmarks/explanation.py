@@ -22,14 +22,12 @@ from torch import nn
 
 from leuko.data.audit import find_issues, read_drawn
 from leuko.data.cuts import WINDOW, place_in_cell
-from leuko.data.density import measure_background
 from leuko.data.image import read_image, resize_image
 from leuko.data.pictures import cut_cells
 from leuko.data.scales import measure_set_scales
 from leuko.data.sources import scan
-from leuko.judgement.explanation import mask_cells, take_aim
-from leuko.judgement.metrics import exact_limits
-from leuko.judgement.pointing import judge_aim
+from leuko.judgement.explanation import cover_cells, mask_cells, take_aim
+from leuko.judgement.pointing import judge_aim, judge_cover
 from leuko.learning.attention import explain
 from leuko.learning.batches import Augmentation
 from leuko.learning.fit import FitSettings, fit, predict
@@ -44,8 +42,13 @@ GRID = 96
 STARTS = ("resnet18", "efficientnet_b0", "alexnet")
 HEAD = [
     "| model | map | n (groups) | hottest place on the cell, % | by chance, % | middle, % | "
-    "heat on the cell, % | cell's share, % | verdict |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "heat on the cell, % | cell's share, % |",
+    "|---|---|---|---|---|---|---|---|",
+]
+NEEDS = [
+    "| model | n (groups) | kept, only the cell seen, % | kept, cell covered, % | "
+    "difference, points | verdict | without the cell most |",
+    "|---|---|---|---|---|---|---|",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -142,7 +145,7 @@ def row(name: str, judged: dict[str, Any]) -> str:
     h, w = judged["map"]
     return (
         f"| {name} | {h} × {w} | {judged['n']} ({judged['groups']}) | {limits('pointing')} | "
-        f"{chance} | {middle} | {limits('energy')} | {area} | {judged['verdict']} |"
+        f"{chance} | {middle} | {limits('energy')} | {area} |"
     )
 
 
@@ -153,30 +156,30 @@ def look(network: nn.Module, pictures: Pixels, views: int) -> NDArray[np.float32
     return maps
 
 
-def cover(
-    name: str, answer: Callable[[Pixels], NDArray[np.float64]], classes: Sequence[str], cells: Cells
-) -> str:
-    """How often the answer stays, with all around the cell covered, and with the cell covered."""
-    inside = np.stack([mask_cells(own, GRID) for own in cells.boxes])[..., None] > 0
-    empty = [measure_background(picture.reshape(-1, 3)) for picture in cells.pictures]
-    slide = np.stack(empty)[:, None, None].astype(np.uint8)
-    before = answer(cells.pictures).argmax(axis=1)
-    alone = answer(np.where(inside, cells.pictures, slide))
-    without = answer(np.where(inside, slide, cells.pictures))
-    shares = []
-    for told in (alone, without):
-        same = told.argmax(axis=1) == before
-        low, high = exact_limits(int(same.sum()), len(same))
-        shares.append(f"{100 * same.mean():.1f} ({100 * low:.1f}–{100 * high:.1f})")
+def need(
+    name: str, answer: Callable[[Pixels], NDArray[np.float64]], classes: Sequence[str],
+    pictures: Pixels, boxes: Boxes, groups: Sequence[str],
+) -> str:  # fmt: skip
+    """Whether the answers stay with all around the cell covered, and with the cell covered."""
+    masks = np.stack([mask_cells(own, GRID) for own in boxes])
+    alone, without = (answer(part) for part in cover_cells(pictures, masks))
+    judged = judge_cover(answer(pictures), alone, without, groups, seed=0)
+    shown = [
+        "{value:.1f} ({low:.1f}–{high:.1f})".format(**{k: 100 * v for k, v in judged[key].items()})
+        for key in ("alone", "without")
+    ]
+    gap = "{value:+.1f} ({low:+.1f} to {high:+.1f})".format(
+        **{k: 100 * v for k, v in judged["needs_cell"].items()}
+    )
     counts = np.bincount(without.argmax(axis=1), minlength=len(classes))
     often = int(counts.argmax())
     return (
-        f"| {name} | {' | '.join(shares)} | {classes[often]}, {counts[often]} of {len(before)} | "
-        f"{without.max(axis=1).mean():.2f} |"
+        f"| {name} | {len(pictures)} ({len(set(groups))}) | {' | '.join(shown)} | {gap} | "
+        f"{judged['verdict']} | {classes[often]}, {counts[often]} of {len(pictures)} |"
     )
 
 
-def plant(cells: Cells, name: str, *, marked: bool, seed: int = 0) -> tuple[str, float]:
+def plant(cells: Cells, name: str, *, marked: bool, seed: int = 0) -> tuple[str, str, float]:
     """Trains on half of the neutrophils and eosinophils, judges the maps of the other half.
 
     Marked: labels are drawn by lot, and a square in the corner tells them by its colour.
@@ -201,11 +204,14 @@ def plant(cells: Cells, name: str, *, marked: bool, seed: int = 0) -> tuple[str,
         pass
     tested = pictures[80:]
     right = float((predict(network, tested, views=1).argmax(axis=1) == labels[80:]).mean())
-    masks = np.stack([mask_cells(cells.boxes[i], GRID) for i in some[80:]])
+    boxes = [cells.boxes[i] for i in some[80:]]
+    groups = [cells.groups[i] for i in some[80:]]
     maps = look(network, tested, 1)
-    aim = take_aim(maps, masks)
-    judged = judge_aim(aim, [cells.groups[i] for i in some[80:]], maps.shape[1:], seed=0)
-    return row(f"{name}, {'planted mark' if marked else 'honest'}", judged), right
+    masks = np.stack([mask_cells(own, GRID) for own in boxes])
+    judged = judge_aim(take_aim(maps, masks), groups, maps.shape[1:], seed=0)
+    told = f"{name}, {'planted mark' if marked else 'honest'}"
+    answer = partial(predict, network, views=1)
+    return row(told, judged), need(told, answer, kinds, tested, boxes, groups), right
 
 
 def main() -> None:
@@ -223,10 +229,13 @@ def main() -> None:
     for name, network in networks.items():
         table += tell(f"{name}, start", look(network, cells.pictures, 8), cells.boxes, cells.groups)
         print(table[-2], flush=True)
-    covered = [cover("default bundle", lambda x: model.bundle.answer(x)[0], model.classes, cells)]
+    own_cells = cells.pictures, cells.boxes, cells.groups
+    covered = [
+        need("default bundle", lambda x: model.bundle.answer(x)[0], model.classes, *own_cells)
+    ]
     for name, network in networks.items():
         answer = partial(predict, network, batch=16)
-        covered.append(cover(f"{name}, start", answer, find_start(name).classes, cells))
+        covered.append(need(f"{name}, start", answer, find_start(name).classes, *own_cells))
         print(covered[-1], flush=True)
     fields, boxes = read_fields(manifest, drawn, cells.images)
     whole = []
@@ -240,12 +249,13 @@ def main() -> None:
             assert maps is not None
             whole += tell(f"{name}, {what}", maps, boxes, cells.groups)
             print(whole[-2], flush=True)
-    planted = []
-    for name in ("resnet18", "alexnet"):
+    planted, needed = [], []
+    for name in STARTS:
         for marked in (True, False):
-            line, right = plant(cells, name, marked=marked)
-            planted.append(f"{line} {100 * right:.1f} |")
-            print(planted[-1], flush=True)
+            line, needs, right = plant(cells, name, marked=marked)
+            planted.append(line)
+            needed.append(f"{needs} {100 * right:.1f} |")
+            print(needed[-1], flush=True)
     lines = [
         *head("Where the models look", "uv run python benchmarks/explanation.py "
               "../shared/data/blood-cells"),
@@ -269,17 +279,14 @@ def main() -> None:
         *HEAD, *whole, "",
         "## What the answer needs", "",
         "The same cells and eight views, with all outside of the drawn cell covered by the colour "
-        "of the empty slide, and with the cell covered: how often the answer stays what it was, "
-        f"in %, with exact 95 % limits, n = {len(cells.images)}; and what is answered most without "
-        "the cell, and with which probability on average (of the likeliest class of each).", "",
-        "| model | only the cell is seen | all but the cell is seen | then most | probability |",
-        "|---|---|---|---|---|",
-        *covered, "",
+        "of the empty slide, and with the cell covered: how many answers stay what they were, "
+        "means over the classes that were answered. This is what the verdict rests on.", "",
+        *NEEDS, *covered, "",
         "## A planted mark", "",
         "80 neutrophils and eosinophils to train on from the starts, 80 to judge. Planted: labels "
         "are drawn by lot, and a square in the upper left corner tells them by its colour. Honest: "
         "the labels as they are, no mark.", "",
-        HEAD[0] + " right, % |", HEAD[1] + "---|", *planted,
+        NEEDS[0] + " right, % |", NEEDS[1] + "---|", *needed, "", *HEAD, *planted,
     ]  # fmt: skip
     write_results("explanation.md", lines)
 

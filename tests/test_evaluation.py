@@ -157,22 +157,18 @@ def test_the_numbers_are_those_of_the_bundle_on_the_pictures_of_training(
 def test_a_model_that_looks_elsewhere_is_a_warning(
     model: Predictor, write: Write, said: list[str], monkeypatch
 ):
-    """The heat of every map is put into a corner; every cell lies in the middle."""
-    middle = np.array([[0.25, 0.25, 0.75, 0.75]])
-    monkeypatch.setattr(
-        "leuko.evaluation.locate_cells", lambda _, images, **how: dict.fromkeys(images, middle)
-    )
+    """What the cells are is turned round: a corner is said to be the cell, and the cell isn't."""
     table = write("elsewhere", said)
     fair = evaluate(model, table).results["attention"]
     assert fair["n"] >= 20
     assert fair["map"] == list(model.bundle.network.map or ())
-    corner = np.zeros((14, 14), np.float32)
-    corner[0, 0] = 1
+    assert fair["verdict"] == "on the cell", fair
+    corner = np.array([[0.0, 0.0, 0.15, 0.15]])
     monkeypatch.setattr(
-        "leuko.evaluation.map_cells", lambda _, cells, classes: np.stack([corner] * len(cells))
+        "leuko.evaluation.locate_cells", lambda _, images, **how: dict.fromkeys(images, corner)
     )
     found = evaluate(model, table).results
-    assert found["attention"]["pointing"]["value"] == 0
+    assert found["attention"]["without"]["value"] > found["attention"]["alone"]["value"]
     assert any("looks elsewhere" in warning for warning in found["warnings"])
 
 

@@ -18,13 +18,22 @@ from leuko.data.leukocytes import Leukocyte
 from leuko.errors import ShapeError, UnknownNameError
 from leuko.judgement.explanation import (
     activate,
+    cover_cells,
     draw_map,
     enlarge,
     find_hottest,
     mask_cells,
     take_aim,
 )
-from leuko.judgement.pointing import CELL, ELSEWHERE, FEW, UNCLEAR, describe_aim, judge_aim
+from leuko.judgement.pointing import (
+    CELL,
+    ELSEWHERE,
+    FEW,
+    UNCLEAR,
+    describe_aim,
+    judge_aim,
+    judge_cover,
+)
 from leuko.learning.attention import explain, find_map
 from leuko.learning.batches import Augmentation, make_input, turn_back, turn_views
 from leuko.learning.fit import FitSettings, fit, predict
@@ -212,28 +221,57 @@ def test_a_cell_is_round_and_chance_is_what_a_blind_place_hits():
 
 
 @pytest.mark.parametrize(
-    ("hits", "chance", "energy", "verdict"),
+    ("alone", "without", "verdict"),
     [
-        (0.9, 0.4, 0.6, CELL),
-        (0.1, 0.4, 0.2, ELSEWHERE),  # below chance
-        (0.3, 0.1, 0.6, ELSEWHERE),  # above chance, but in most pictures off the cell
-        (0.6, 0.6, 0.4, UNCLEAR),
-        (0.9, 0.4, 0.2, ELSEWHERE),  # the heat lies around the cell, whatever its peak does
+        (0.9, 0.3, CELL),
+        (0.3, 0.9, ELSEWHERE),
+        (0.6, 0.6, UNCLEAR),
+        (0.0, 1.0, ELSEWHERE),  # a mark: the cell is nothing to it
     ],
 )
-def test_the_verdict_follows_the_numbers(hits, chance, energy, verdict):
-    N = 100
-    rng = np.random.default_rng(0)
-    hit = (np.arange(N) < hits * N).astype(float)
-    spread = rng.normal(0, 0.05, N)
-    aim = take_aim(np.zeros((N, 2, 2)), np.zeros((N, 4, 4), bool))
-    aim = type(aim)(hit, np.full(N, chance), energy + spread, np.full(N, 0.4), np.ones(N))
-    judged = judge_aim(aim, [f"g{i}" for i in range(N)], (3, 3), seed=0)
+def test_the_verdict_follows_what_stays(alone, without, verdict):
+    N = 120
+    before = np.arange(N) % 3
+    groups = [f"g{i}" for i in range(N)]
+
+    def keep(share: float) -> np.ndarray:
+        stays = (np.arange(N) // 3) < share * N / 3
+        return np.eye(3)[np.where(stays, before, (before + 1) % 3)]
+
+    judged = judge_cover(np.eye(3)[before], keep(alone), keep(without), groups, seed=0)
     assert judged["verdict"] == verdict
-    assert judged["pointing"]["low"] <= hits <= judged["pointing"]["high"]
-    assert ("looks elsewhere" in describe_aim("alexnet", judged)) == (verdict == ELSEWHERE)
-    few = type(aim)(hit[:10], *(np.full(10, v) for v in (0.4, 0.5, 0.4, 1.0)))
-    assert judge_aim(few, list("abcdefghij"), (3, 3), seed=0)["verdict"] == FEW
+    for name, share in (("alone", alone), ("without", without)):
+        assert judged[name]["low"] <= share <= judged[name]["high"]
+    assert judged["needs_cell"]["value"] == pytest.approx(alone - without)
+    masks = np.stack([mask_cells([(0.25, 0.25, 0.75, 0.75)], 96)] * N)
+    aim = take_aim(np.random.default_rng(0).normal(size=(N, 3, 3)), masks)
+    attention = {**judge_aim(aim, groups, (3, 3), seed=0), **judged}
+    assert ("looks elsewhere" in describe_aim("alexnet", attention)) == (verdict == ELSEWHERE)
+    few = judge_cover(*(np.eye(3)[before[:10]],) * 3, groups[:10], seed=0)
+    assert few["verdict"] == FEW
+
+
+def test_a_model_that_falls_back_on_its_commonest_class_doesnt_keep_its_answers():
+    """Nine of ten answers are one class, and without the cell all are: that is no knowledge."""
+    before = np.r_[np.zeros(90, int), np.ones(10, int)]
+    fallen = np.eye(2)[np.zeros(100, int)]
+    judged = judge_cover(
+        np.eye(2)[before], np.eye(2)[before], fallen, [f"g{i}" for i in range(100)], seed=0
+    )
+    assert judged["without"]["value"] == pytest.approx(0.5)
+    assert judged["verdict"] == CELL
+
+
+def test_covered_is_what_has_the_colour_of_the_empty_slide():
+    picture = np.full((40, 40, 3), 220, np.uint8)
+    mask = mask_cells([(0.3, 0.3, 0.7, 0.7)], 40)
+    picture[mask] = (120, 60, 140)
+    picture[2:6, 2:6] = (10, 200, 10)
+    (alone,), (without,) = cover_cells(picture[None], mask[None])
+    assert np.array_equal(alone[mask], picture[mask])
+    assert np.array_equal(without[~mask], picture[~mask])
+    assert np.abs(alone[~mask].astype(int) - 220).max() <= 8, "the mark is gone"
+    assert np.abs(without[mask].astype(int) - 220).max() <= 8, "the cell is gone"
 
 
 # --- a model that looks elsewhere -----------------------------------------------------------------
@@ -275,9 +313,12 @@ def test_the_alarm_fires_for_a_planted_mark_and_not_for_an_honest_model(marked):
     assert (answers == labels).mean() > 0.9, "it is right, for whatever reason"
     maps = explain(network, cells, answers, views=1)
     assert maps is not None
+    p, alone, without = (
+        predict(network, part, views=1) for part in (cells, *cover_cells(cells, masks))
+    )
     groups = [str(i) for i in range(len(cells))]
     judged = judge_aim(take_aim(maps, masks), groups, maps.shape[1:], seed=0)
-    print(describe_aim("it", judged))
+    judged |= judge_cover(p, alone, without, groups, seed=0)
     assert judged["verdict"] == (ELSEWHERE if marked else CELL), describe_aim("it", judged)
 
 

@@ -319,7 +319,10 @@ def look(run: Path, verdicts: dict[str, str]) -> Any:
 
     def edit(results: dict[str, Any]) -> None:
         limits = {"value": 0.25, "low": 0.125, "high": 0.375}
-        keys = ("pointing", "chance", "over_chance", "middle", "energy", "area", "over_area")
+        keys = (
+            "alone", "without", "needs_cell", "pointing", "chance", "over_chance", "middle",
+            "energy", "area", "over_area",
+        )  # fmt: skip
         for model, verdict in verdicts.items():
             results["models"][model]["attention"] = {
                 **dict.fromkeys(keys, limits), "n": 40, "groups": 40, "map": [3, 3],
@@ -345,7 +348,7 @@ def test_a_model_that_looks_elsewhere_is_named_at_the_top(run: Path, tmp_path: P
     page = Page(text)
     ids = {value for _, name, value in page.attributes if name == "id"}
     assert {"attention", "figure-attention_1", "figure-attention_2"} <= ids
-    assert "25.0 % (12.5 to 37.5 %) of 40 pictures" in text
+    assert "with the cell covered 25.0 % (12.5 to 37.5 %)" in text
 
 
 def test_without_maps_nothing_is_said_of_them(run: Path) -> None:

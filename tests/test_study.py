@@ -100,7 +100,7 @@ def test_results_hold_the_keys_that_other_programs_rely_on(finished):
     }  # fmt: skip
     assert finished.best == "alexnet"
     attention = results["models"]["alexnet"]["attention"]
-    for name in ("pointing", "chance", "energy", "area"):
+    for name in ("alone", "without", "pointing", "chance", "energy", "area"):
         limits = attention[name]
         assert 0 <= limits["low"] <= limits["value"] <= limits["high"] <= 1
     assert attention["n"] <= results["data"]["images"]

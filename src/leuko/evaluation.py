@@ -40,9 +40,11 @@ from leuko.judgement.evaluation import (
     judge_metrics,
 )
 from leuko.judgement.evaluation_page import Shown, write_evaluation_page
+from leuko.judgement.explanation import cover_cells, mask_cells
 from leuko.judgement.findings import quantity
 from leuko.judgement.pointing import ELSEWHERE, describe_aim
 from leuko.learning.bundle import Bundle
+from leuko.learning.folds import Explained
 from leuko.learning.seen import Seen, find_seen_by
 from leuko.plan import find_name
 from leuko.run import check_run_folder, describe_environment, make_run_folder
@@ -386,7 +388,7 @@ def _look(
     groups: Sequence[str],
     seed: int,
 ) -> dict[str, Any] | None:
-    """Where the model looks in some of the cells that it names, evenly spread over the set."""
+    """What the model needs in some of the cells that it names, evenly spread over the set."""
     named = np.array([i for i, answer in enumerate(answers) if answer.label is not None], np.int64)
     shape = model.bundle.network.map
     if shape is None or shape == (1, 1) or not len(named):
@@ -394,12 +396,15 @@ def _look(
     rows = named[np.unique(np.linspace(0, len(named) - 1, min(MOST_MAPS, len(named))).astype(int))]
     prepared = model.bundle.facts.preprocessing
     pixels = np.stack([cells[i].pixels for i in rows])
-    maps = map_cells(model.bundle, pixels, probabilities[rows].argmax(axis=1))
+    answered = probabilities[rows]
+    maps = map_cells(model.bundle, pixels, answered.argmax(axis=1))
     images = [cells[i].image for i in rows]
-    found = locate_cells(manifest, images, view=prepared.view, window=prepared.window)
-    return judge_maps(
-        maps, [found[image] for image in images], [groups[i] for i in rows], seed=seed
-    )
+    located = locate_cells(manifest, images, view=prepared.view, window=prepared.window)
+    boxes = [located[image] for image in images]
+    masks = np.stack([mask_cells(own, pixels.shape[1]) for own in boxes])
+    alone, without = (model.bundle.answer(part)[0] for part in cover_cells(pixels, masks))
+    found = Explained(rows, maps, answered, alone, without)
+    return judge_maps(found, boxes, [groups[i] for i in rows], seed=seed)
 
 
 def _see(model: Predictor, found: _Set) -> Seen:

@@ -47,8 +47,6 @@ from leuko.settings import StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
 from leuko.watcher import Watcher
 
-EXPLAINED = 200  # maps of each model and fold, of the first repeat: enough for limits of 3 points
-
 
 @contextmanager
 def open_run(
@@ -267,7 +265,6 @@ def make_jobs(run: Path, plan: Plan) -> list[FoldJob]:
             init=settings.init, seed=settings.seed,
             keep_weights=settings.keep_weights,
             training="surroundings.npz" if plan.has_surroundings else "cells.npz",
-            explained=0 if split.repeat else EXPLAINED,
         )
         for split in plan.splits
         for model in settings.models

@@ -22,7 +22,7 @@ from leuko.data.decisions import write_decisions
 from leuko.data.manifest import hash_data
 from leuko.data.steps import normalise_spelling
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
-from leuko.judgement.attention import judge_attention
+from leuko.judgement.attention import cover_pictures, judge_attention
 from leuko.judgement.report import write_report
 from leuko.judgement.results import judge_study
 from leuko.judgement.second_opinion import describe_disputes, hear_opinions
@@ -40,6 +40,8 @@ from leuko.preparation import make_jobs, open_run, run_jobs, write_history
 from leuko.settings import DEMO, StudySettings
 from leuko.storage import write_atomically
 from leuko.watcher import Watcher
+
+EXPLAINED = 200  # maps of each model and fold, of the first repeat: enough for limits of 3 points
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _work(
     run: Path, plan: Plan, workers: int, watcher: Watcher, began: float, *, resumed: bool
 ) -> Study:
     """Trains what isn't trained yet, then writes predictions, results and report."""
-    jobs = make_jobs(run, plan)
+    jobs = [replace(job, explained=0 if job.repeat else EXPLAINED) for job in make_jobs(run, plan)]
+    cover_pictures(run, jobs, plan.found, plan.names, view=plan.settings.view)
     meter = _plan_meter(plan)
     metering = [] if meter is None else _make_meter_jobs(run, plan, meter, jobs[0])
     finished = run_jobs([*jobs, *metering], run, workers=workers, watcher=watcher)
@@ -137,10 +140,7 @@ def _work(
     predictions = _collect(run, plan, jobs, done)
     write_atomically(run / "predictions.parquet", predictions.write_parquet)
     results = _summarise(plan, predictions, done)
-    looked = judge_attention(
-        run, jobs, plan.found, plan.names, plan.groups,
-        view=plan.settings.view, seed=plan.settings.seed,
-    )  # fmt: skip
+    looked = judge_attention(run, jobs, plan.names, plan.groups, seed=plan.settings.seed)
     for model, attention in looked.items():
         results["models"][model]["attention"] = attention
     if labels := _hear_opinions(run, plan, predictions, results["data"]["decisions"], workers):

@@ -1,6 +1,6 @@
-"""What the networks of a study look at: the maps of all folds in one file, every model judged.
+"""What the networks of a study look at, and need: covered pictures, maps, a judgement of each.
 
-    maps of the folds, leukocytes of the images → maps.npz → attention of each model
+    leukocytes of the images → covered.npz → jobs of the folds → maps.npz → attention of each model
 
 Every map is of a cell that its network was not trained on.
 """
@@ -16,93 +16,106 @@ from numpy.typing import NDArray
 
 from leuko.data.manifest import Manifest
 from leuko.data.pictures import locate_cells
-from leuko.judgement.explanation import mask_cells, take_aim
-from leuko.judgement.pointing import judge_aim
-from leuko.learning.folds import MAPS, FoldJob, read_maps
+from leuko.judgement.explanation import cover_cells, mask_cells, take_aim
+from leuko.judgement.pointing import judge_aim, judge_cover
+from leuko.learning.folds import COVERED, MAPS, Explained, FoldJob, read_explained
 from leuko.storage import write_atomically
 
 GRID = 96  # side of the masks, whatever that of the pictures is
 
-Maps = dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]
 
-
-def judge_attention(
-    run: Path,
-    jobs: Sequence[FoldJob],
-    manifest: Manifest,
-    names: Sequence[str],
-    groups: Sequence[str],
-    *,
-    view: str,
-    seed: int,
-) -> dict[str, dict[str, Any]]:
-    """Writes ``maps.npz`` and judges what each model looks at.
+def cover_pictures(
+    run: Path, jobs: Sequence[FoldJob], manifest: Manifest, names: Sequence[str], *, view: str
+) -> None:
+    """Writes ``covered.npz``, which the jobs that explain need; a run that goes on has it.
 
     Args:
-        run: The run folder.
-        jobs: Finished, of one study.
+        run: The run folder, with its ``cells.npz``.
+        jobs: Of one study.
         manifest: The one that the pictures were cut from.
-        names, groups: Of the N images that the jobs' `test` points into.
+        names: Of the N images that the jobs' `test` points into.
         view: ``cell`` or ``field``.
-        seed: Decides the resamples.
-
-    Returns:
-        For each model that has maps what `judge_aim` says; images in which no leukocyte was found
-        are left out.
     """
-    maps = _collect(jobs)
-    if not maps:
-        return {}
-    every = np.unique(np.concatenate([rows for rows, _ in maps.values()]))
-    images = [names[i] for i in every]
+    explained = [job for job in jobs if job.explained]
+    if not explained or (run / COVERED).exists():
+        return
+    chosen = np.unique(np.concatenate([job.test[job.explained_rows] for job in explained]))
+    order = np.argsort(explained[0].rows[chosen])
+    chosen = chosen[order]
+    images = [names[i] for i in chosen]
     found = locate_cells(manifest, images, view=view)
     boxes = np.full((len(images), max(1, *(len(b) for b in found.values())), 4), np.nan)
     for row, image in zip(boxes, images, strict=True):
         row[: len(found[image])] = found[image]
-    places = {model: np.searchsorted(every, rows) for model, (rows, _) in maps.items()}
+    rows = explained[0].rows[chosen]
+    with np.load(run / "cells.npz", allow_pickle=False) as file:
+        pictures = file["cells"][rows]
+    masks = np.stack([mask_cells(own, pictures.shape[1]) for own in boxes])
+    alone, without = cover_cells(pictures, masks)
+    _save(
+        run / COVERED, row=rows, image=np.array(images), boxes=boxes, alone=alone, without=without
+    )
+
+
+def judge_attention(
+    run: Path, jobs: Sequence[FoldJob], names: Sequence[str], groups: Sequence[str], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Writes ``maps.npz`` and judges what each model looks at, and whether it needs the cell.
+
+    Args:
+        run: The run folder, with the ``covered.npz`` that `cover_pictures` wrote.
+        jobs: Finished, of one study.
+        names, groups: Of the N images that the jobs' `test` points into.
+        seed: Decides the resamples.
+
+    Returns:
+        For each model that has maps what `judge_maps` says; images in which no leukocyte was found
+        are left out.
+    """
+    found = _collect(jobs)
+    if not found:
+        return {}
+    with np.load(run / COVERED, allow_pickle=False) as file:
+        images, boxes = file["image"], file["boxes"]
+    place = {str(image): i for i, image in enumerate(images)}
     arrays: dict[str, NDArray[Any]] = {
-        "models": np.array(list(maps)), "image": np.array(images), "boxes": boxes,
+        "models": np.array(list(found)), "image": images, "boxes": boxes
     }  # fmt: skip
-    for number, (model, (_, heat)) in enumerate(maps.items()):
-        arrays |= {f"rows_{number}": places[model], f"maps_{number}": heat}
-
-    def save(part: Path) -> None:
-        with part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(run / MAPS, save)
-    judged = {
-        model: judge_maps(heat, boxes[places[model]], [groups[i] for i in rows], seed=seed)
-        for model, (rows, heat) in maps.items()
-    }
+    judged = {}
+    for number, (model, told) in enumerate(found.items()):
+        places = np.array([place[names[i]] for i in told.rows], np.int64)
+        arrays |= {f"rows_{number}": places, f"maps_{number}": told.maps}
+        judged[model] = judge_maps(told, boxes[places], [groups[i] for i in told.rows], seed=seed)
+    _save(run / MAPS, **arrays)
     return {model: attention for model, attention in judged.items() if attention is not None}
 
 
 def judge_maps(
-    maps: NDArray[np.float32],
-    boxes: Iterable[NDArray[np.float64]],
-    groups: Sequence[str],
-    *,
-    seed: int,
+    found: Explained, boxes: Iterable[NDArray[np.float64]], groups: Sequence[str], *, seed: int
 ) -> dict[str, Any] | None:
-    """Judges whether maps lie on the cells.
+    """Judges whether answers need the cell, and says where their maps lie.
 
     Args:
-        maps: (N, h, w).
+        found: Maps and answers of N pictures.
         boxes: For each of the N pictures those of its leukocytes, (n, 4), from
             `leuko.data.pictures.locate_cells`; rows of NaN stand for none.
         groups: N names.
         seed: Decides the resamples.
 
     Returns:
-        What `judge_aim` says of the pictures that show a leukocyte; None if none does.
+        What `judge_aim` and `judge_cover` say of the pictures that show a leukocyte; None if none
+        does.
     """
     masks = np.stack([mask_cells(own, GRID) for own in boxes])
     seen = np.asarray(masks.any(axis=(1, 2)))
     if not seen.any():
         return None
     own = [group for group, one in zip(groups, seen, strict=True) if one]
-    return judge_aim(take_aim(maps[seen], masks[seen]), own, maps.shape[1:], seed=seed)
+    aim = take_aim(found.maps[seen], masks[seen])
+    return {
+        **judge_aim(aim, own, found.maps.shape[1:], seed=seed),
+        **judge_cover(found.answers[seen], found.alone[seen], found.without[seen], own, seed=seed),
+    }
 
 
 def read_study_maps(run: Path) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
@@ -120,15 +133,27 @@ def read_study_maps(run: Path) -> dict[str, tuple[list[str], NDArray[np.float32]
         }
 
 
-def _collect(jobs: Sequence[FoldJob]) -> Maps:
-    """Per model the rows of its explained images, in order, and their maps."""
-    parts: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
+def _collect(jobs: Sequence[FoldJob]) -> dict[str, Explained]:
+    """Per model what was explained in all folds, in the order of the images; `rows` are theirs."""
+    parts: dict[str, list[tuple[NDArray[np.int64], Explained]]] = {}
     for job in jobs:
-        if job.explained and (found := read_maps(job)) is not None:
-            parts.setdefault(job.model, []).append((job.test[found[0]], found[1]))
-    maps: Maps = {}
+        if job.explained and (found := read_explained(job)) is not None:
+            parts.setdefault(job.model, []).append((job.test[found.rows], found))
+    collected = {}
     for model, several in parts.items():
         rows = np.concatenate([r for r, _ in several])
         order = np.argsort(rows)
-        maps[model] = rows[order], np.concatenate([m for _, m in several])[order]
-    return maps
+        rest = {
+            name: np.concatenate([getattr(one, name) for _, one in several])[order]
+            for name in ("maps", "answers", "alone", "without")
+        }
+        collected[model] = Explained(rows[order], **rest)
+    return collected
+
+
+def _save(path: Path, **arrays: NDArray[Any]) -> None:
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, save)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.density import measure_background
 from leuko.errors import ShapeError
 
 Floats = NDArray[np.floating]
@@ -131,6 +132,21 @@ def mask_cells(
         else:
             mask |= np.maximum(down[:, None], across[None]) <= 1
     return mask
+
+
+def cover_cells(pictures: Pixels, masks: Mask) -> tuple[Pixels, Pixels]:
+    """The same pictures with all but the cell covered, and with the cell covered.
+
+    Covered is what then has the colour of the picture's own empty slide.
+
+    Args:
+        pictures: (N, S, S, 3) uint8.
+        masks: (N, S, S), True on the cell.
+    """
+    slides = np.array([measure_background(picture.reshape(-1, 3)) for picture in pictures])
+    empty = np.rint(slides).astype(np.uint8)[:, None, None]
+    inside = masks[..., None]
+    return np.where(inside, pictures, empty), np.where(inside, empty, pictures)
 
 
 def take_aim(maps: Floats, masks: Mask) -> Aim:

@@ -1,9 +1,10 @@
-"""Does a model look at the cell? Maps and cells → shares with their limits, a verdict, words.
+"""Does a model go by the cell? Answers and maps → shares with their limits, a verdict, words.
 
-An honest model's hottest place lies on the cell more often than a place drawn blindly. A model
-that goes by a mark in the corner, a scale bar or the colour of the background looks elsewhere, and
-may be right all the same as long as the mark is there. Knows maps and masks; knows nothing of
-networks or files.
+A model that goes by a mark in the corner, a scale bar or the colour of the background may be right
+all the same, as long as the mark is there. Cover the cell, and it answers as before; cover all but
+the cell, and it doesn't. An honest model does the opposite. That is the verdict. Where its map is
+hot is told beside it and decides nothing: each place of a coarse map sees nearly the whole picture
+(``results/explanation.md``). Knows answers, maps and masks; knows nothing of networks or files.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.judgement.comparison import Interval, bootstrap_weights
+from leuko.judgement.comparison import Interval, bootstrap_weights, compare_pair, interval
 from leuko.judgement.explanation import Aim
+from leuko.judgement.predictions import Predictions
 
 LEAST_CELLS = 20  # below, the limits are too wide for any verdict
-MAJORITY = 0.5  # of cells whose hottest place has to lie on them, whatever chance would give
 CELL, ELSEWHERE, UNCLEAR, FEW = "on the cell", "elsewhere", "can't tell", "too few cells"
 
 
@@ -39,39 +40,66 @@ def judge_aim(
         cell) beside ``chance`` (of a place drawn blindly), ``over_chance`` (their difference) and
         ``middle`` (always pointing at the middle of the picture);
         ``energy`` (share of the heat on the cell) beside ``area`` (the cell's share of the
-        picture) and ``over_area``; ``verdict``. Each number is {value, low, high}, with 95 %
-        limits by bootstrap over groups.
-
-        The verdict is ``elsewhere`` if, within its limits, the pointing is below chance or below
-        one half, or the energy below the area; ``on the cell`` if the pointing is above chance
-        and none of these; ``can't tell`` between the two, and ``too few cells`` below
-        `LEAST_CELLS`.
+        picture) and ``over_area``. Each number is {value, low, high}, with 95 % limits by
+        bootstrap over groups.
     """
     weights = bootstrap_weights(groups, np.random.default_rng(seed))
     unique = len(set(groups))
     pointing = _share(aim.hit, weights, unique)
-    over_chance = _mean(aim.hit - aim.chance, weights)
-    over_area = _mean(aim.energy - aim.area, weights)
-    if len(aim.hit) < LEAST_CELLS:
-        verdict = FEW
-    elif pointing.high < MAJORITY or over_chance.high < 0 or over_area.high < 0:
-        verdict = ELSEWHERE
-    elif over_chance.low > 0:
-        verdict = CELL
-    else:
-        verdict = UNCLEAR
     return {
         "n": len(aim.hit),
         "groups": unique,
         "map": [int(n) for n in shape],
         "pointing": asdict(pointing),
         "chance": asdict(_mean(aim.chance, weights)),
-        "over_chance": asdict(over_chance),
+        "over_chance": asdict(_mean(aim.hit - aim.chance, weights)),
         "middle": asdict(_share(aim.middle, weights, unique)),
         "energy": asdict(_mean(aim.energy, weights)),
         "area": asdict(_mean(aim.area, weights)),
-        "over_area": asdict(over_area),
-        "verdict": verdict,
+        "over_area": asdict(_mean(aim.energy - aim.area, weights)),
+    }
+
+
+def judge_cover(
+    answers: NDArray[np.float64],
+    alone: NDArray[np.float64],
+    without: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """What the answers need: the cell, or what lies around it.
+
+    Args:
+        answers: (N, K) probabilities of cells that the model wasn't trained on.
+        alone: (N, K), of the same pictures with all but the cell covered.
+        without: (N, K), with the cell covered.
+        groups: N names; cells of one group are resampled together.
+        seed: Decides the resamples.
+
+    Returns:
+        ``alone`` and ``without``: how many answers then stay what they were, averaged over the
+        classes that were answered, so that a model which falls back on its commonest class keeps
+        that one only; ``needs_cell``, the first less the second. Each is {value, low, high}, with
+        95 % limits by bootstrap over groups. ``verdict``: ``on the cell`` if more answers stay
+        without the surroundings than without the cell, ``elsewhere`` if fewer, both beyond the
+        limits and with p < 0.05; else ``can't tell``, and ``too few cells`` below `LEAST_CELLS`.
+    """
+    before, images = answers.argmax(axis=1), tuple(map(str, range(len(answers))))
+    seen, hidden = (
+        Predictions(name, images, tuple(groups), before, p[None])
+        for name, p in (("alone", alone), ("without", without))
+    )
+    kept = {
+        p.name: interval("balanced_accuracy", before, p.probabilities, groups, rng=seed)
+        for p in (seen, hidden)
+    }
+    pair = compare_pair(seen, hidden, metric="balanced_accuracy", rng=seed)
+    verdict = {"better": CELL, "worse": ELSEWHERE, "tie": UNCLEAR}[pair.verdict]
+    return {
+        **{name: asdict(limits) for name, limits in kept.items()},
+        "needs_cell": {"value": pair.difference, "low": pair.low, "high": pair.high},
+        "verdict": FEW if len(answers) < LEAST_CELLS else verdict,
     }
 
 
@@ -81,24 +109,26 @@ def describe_aim(model: str, attention: Mapping[str, Any]) -> str:
         key: "{value} % ({low} to {high} %)".format(
             **{k: f"{100 * v:.1f}" for k, v in attention[key].items()}
         )
-        for key in ("pointing", "energy")
+        for key in ("pointing", "energy", "alone", "without")
     }
     chance, middle, area = (
         f"{100 * attention[key]['value']:.1f} %" for key in ("chance", "middle", "area")
     )
     facts = (
-        f"The hottest place of its map lies on the cell in {shown['pointing']} of "
-        f"{attention['n']} pictures; a place drawn blindly would in {chance}, the middle of the "
+        f"With all but the cell covered it keeps {shown['alone']} of its answers, with the cell "
+        f"covered {shown['without']}: means over the classes answered in {attention['n']} "
+        f"pictures. The hottest place of its map lies on the cell in {shown['pointing']} of "
+        f"them; a place drawn blindly would in {chance}, the middle of the "
         f"picture in {middle}. Of its heat {shown['energy']} lies on the cell, which is {area} of "
         "the picture."
     )
     return {
-        CELL: f"{model} looks where the cell is. {facts}",
+        CELL: f"{model} goes by the cell. {facts}",
         ELSEWHERE: f"{model} looks elsewhere than at the cell. {facts} Its answers may rest on "
         "something that goes with the classes in these pictures only, such as a mark, a border or "
         "the background. Look at its maps, and don't rely on it for other pictures.",
-        UNCLEAR: f"Whether {model} looks at the cell can't be told from these maps. {facts}",
-        FEW: f"Too few cells to tell whether {model} looks at them. {facts}",
+        UNCLEAR: f"Whether {model} goes by the cell can't be told from these pictures. {facts}",
+        FEW: f"Too few cells to tell whether {model} goes by them. {facts}",
     }[attention["verdict"]]
 
 

@@ -30,6 +30,7 @@ EXAMPLES = 250  # training cells of each class that new cells are compared with
 PORTRAITS = 4000  # of changed cells
 MOST_COPIES = 20  # of one cell among them
 MAPS = "maps.npz"
+COVERED = "covered.npz"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class FoldJob:
         features: Whether features of the test rows and of some training rows of each class stay
             in the job's folder, for telling what is no cell.
         explained: For how many of the test pictures, evenly spaced, a map of what the answer
-            rests on stays in the job's folder.
+            rests on stays in the job's folder, and what is answered when the cell, or all but the
+            cell, is covered. The covered pictures are in ``covered.npz`` of the run.
     """
 
     run: Path
@@ -84,6 +86,12 @@ class FoldJob:
         return self.run / self.part / f"{name}-r{self.repeat}-f{self.fold}"
 
     @property
+    def explained_rows(self) -> NDArray[np.int64]:
+        """Indices (M,) into `test` of the pictures that are explained."""
+        count = min(self.explained, len(self.test))
+        return np.unique(np.linspace(0, len(self.test) - 1, count).astype(np.int64))
+
+    @property
     def fit_seed(self) -> int:
         """The same for every model of a study, so that all start and shuffle alike."""
         state = np.random.SeedSequence([self.seed, self.repeat, self.fold]).generate_state(1)
@@ -105,6 +113,25 @@ class FoldResult:
     history: list[Epoch]
     parameters: int
     flops: int
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a finished job says of some of its test pictures.
+
+    Attributes:
+        rows: (M,) indices into the job's `test`.
+        maps: (M, h, w) of the class that was answered, see `leuko.learning.attention.explain`.
+        answers: (M, K) probabilities of the pictures as they are.
+        alone: (M, K), with all but the cell covered.
+        without: (M, K), with the cell covered.
+    """
+
+    rows: NDArray[np.int64]
+    maps: NDArray[np.float32]
+    answers: NDArray[np.float64]
+    alone: NDArray[np.float64]
+    without: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -252,18 +279,13 @@ def read_result(job: FoldJob) -> FoldResult | None:
     )
 
 
-def read_maps(job: FoldJob) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-    """What a finished job explained.
-
-    Returns:
-        Indices (M,) into the job's `test`; maps (M, h, w) of the class that was answered, see
-        `leuko.learning.attention.explain`. None where the network has no map.
-    """
+def read_explained(job: FoldJob) -> Explained | None:
+    """What a finished job explained; None where the network has no map."""
     path = job.folder / MAPS
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as file:
-        return file["rows"], file["maps"]
+        return Explained(**{name: file[name] for name in file.files})
 
 
 def _write_maps(
@@ -273,16 +295,23 @@ def _write_maps(
     probabilities: NDArray[np.float64],
 ) -> None:
     from leuko.learning.attention import explain
+    from leuko.learning.fit import predict
 
-    rows = np.unique(np.linspace(0, len(tested) - 1, min(job.explained, len(tested))).astype(int))
-    answers = probabilities[rows].argmax(axis=1)
-    maps = explain(network, tested[rows], answers, views=job.settings.views)
+    rows, views = job.explained_rows, job.settings.views
+    answers = probabilities[rows]
+    maps = explain(network, tested[rows], answers.argmax(axis=1), views=views)
     if maps is None:
         return
+    with np.load(job.run / COVERED, allow_pickle=False) as file:
+        at = np.searchsorted(file["row"], job.rows[job.test[rows]])
+        alone, without = (
+            predict(network, file[name][at], views=views) for name in ("alone", "without")
+        )
+    found = Explained(rows, maps, answers, alone, without)
 
     def save(part: Path) -> None:
         with part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, rows=rows, maps=maps)
+            np.savez_compressed(file, allow_pickle=False, **vars(found))
 
     write_atomically(job.folder / MAPS, save)
 
