@@ -109,18 +109,12 @@ def describe_aim(model: str, attention: Mapping[str, Any]) -> str:
         key: "{value} % ({low} to {high} %)".format(
             **{k: f"{100 * v:.1f}" for k, v in attention[key].items()}
         )
-        for key in ("pointing", "energy", "alone", "without")
+        for key in ("alone", "without")
     }
-    chance, middle, area = (
-        f"{100 * attention[key]['value']:.1f} %" for key in ("chance", "middle", "area")
-    )
     facts = (
         f"With all but the cell covered it keeps {shown['alone']} of its answers, with the cell "
-        f"covered {shown['without']}: means over the classes answered in {attention['n']} "
-        f"pictures. The hottest place of its map lies on the cell in {shown['pointing']} of "
-        f"them; a place drawn blindly would in {chance}, the middle of the "
-        f"picture in {middle}. Of its heat {shown['energy']} lies on the cell, which is {area} of "
-        "the picture."
+        f"covered {shown['without']}: means over the classes that it answers in "
+        f"{attention['n']} pictures."
     )
     return {
         CELL: f"{model} goes by the cell. {facts}",
