@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.cleaning import Cleaned
 from leuko.data.splits import make_splits
 from leuko.engine import count_cores
 from leuko.judgement.comparison import compare_pair, interval
 from leuko.judgement.metrics import accuracy
 from leuko.judgement.predictions import Predictions
 from leuko.learning.folds import FoldJob, FoldResult
-from leuko.plan import Plan
+from leuko.plan import Plan, prepare
 from leuko.preparation import make_jobs, open_run, run_jobs
 from leuko.progress import Console
 from leuko.settings import StudySettings
@@ -46,8 +47,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 INNER = 3  # folds
 
 
-def prepare(
-    data: Path, run: Path, recipe: str, models: Sequence[str], watcher: Console
+def open_recipe(
+    data: Cleaned, run: Path, recipe: str, models: Sequence[str], watcher: Console
 ) -> tuple[Plan, list[FoldJob]]:
     """A run folder of its own for each recipe, with the same folds, and the outer jobs."""
     folder = run / recipe.replace(" ", "-")
@@ -57,8 +58,7 @@ def prepare(
         data, {} if known else asked, defaults={}, out=None if known else folder,
         resume=folder if known else None, workers=count_cores(), watcher=watcher, command=(),
     ) as (made, plan):  # fmt: skip
-        jobs = [replace(job, explained=0) for job in make_jobs(made, plan)]
-        return plan, jobs
+        return plan, make_jobs(made, plan)
 
 
 def make_inner(plan: Plan, outer: FoldJob) -> list[FoldJob]:
@@ -103,7 +103,8 @@ def main() -> None:
     models, recipes = given.models.split(","), given.recipes.split(",")
     watcher = Console([])
     given.run.mkdir(parents=True, exist_ok=True)
-    made = {r: prepare(given.data, given.run, r, models, watcher) for r in recipes}
+    data = prepare(given.data, StudySettings(), watcher, workers=count_cores())
+    made = {r: open_recipe(data, given.run, r, models, watcher) for r in recipes}
     plan = made[recipes[0]][0]
     assert all(p.splits_table.equals(plan.splits_table) for p, _ in made.values())
     N, K = len(plan.names), len(plan.classes)
