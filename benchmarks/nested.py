@@ -133,8 +133,9 @@ def main() -> None:
         (r, m, f) for (m, f), r in chosen.items()
     } | {(SHIPPED, m, f) for m in models for f in folds if SHIPPED in recipes}  # fmt: skip
     last = run_jobs(
-        [outer[key] for key in sorted(wanted)], given.run, workers=count_cores(), watcher=watcher
-    )
+        [outer[key] for key in sorted(wanted)], given.run, workers=count_cores(),
+        watcher=Console([]),  # which counts the jobs of one run
+    )  # fmt: skip
     print(f"| model | {' | '.join(recipes)} | chosen |\n|---|{'---|' * (len(recipes) + 1)}")
     for model in models:
         means = [np.mean([score((r, model, f)) for f in folds]) for r in recipes]
