@@ -1,6 +1,7 @@
 """How the fine-tuning recipe was chosen: on cells that neither the start nor a report has seen.
 
     uv run python benchmarks/learning.py RUN --models alexnet,resnet18
+    uv run python benchmarks/learning.py RUN --models alexnet --start FILE --only "rate 0.001"
 
 RUN is the folder of a pretraining. Of its cells those that the shipped starts have not seen, nor
 another picture of, are turned into other laboratories: each task draws a stain, a lamp, a focus and
@@ -168,10 +169,11 @@ def try_recipe(
     trial: tuple[FitSettings, int, bool],
     tasks: Sequence[tuple[np.ndarray, ...]],
     seeds: int = 1,
+    start: str = "blood",
 ) -> str:
     settings, size, pretrained = trial
     settings = replace(settings, precision=choose_precision(name, "auto"))
-    init = "blood" if pretrained else "random"
+    init = start if pretrained else "random"
     answers, began = [], perf_counter()
     for seed, (cells, labels, test, _) in enumerate(tasks):
         said = []
@@ -198,6 +200,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--models", default="resnet18,efficientnet_b0,alexnet")
     parser.add_argument("--tasks", type=int, default=3)
+    parser.add_argument("--start", default="blood", help="a file, in place of the shipped one")
     parser.add_argument("--only", default="", help="trials whose name holds this")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -212,7 +215,7 @@ def main() -> None:
         for told, trial in TRIALS.items():
             if given.only in told:
                 with mixing(told):
-                    figures = try_recipe(name, trial, tasks, SEEDS.get(told, 1))
+                    figures = try_recipe(name, trial, tasks, SEEDS.get(told, 1), given.start)
                     print(f"| {name} | {told} | {figures}", flush=True)
 
 

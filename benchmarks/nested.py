@@ -98,9 +98,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--models", default=",".join(StudySettings().models))
-    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="besides the shipped one")
     given = parser.parse_args()
-    models, recipes = given.models.split(","), given.recipes.split(",")
+    models = given.models.split(",")
+    recipes = list(dict.fromkeys([SHIPPED, *given.recipes.split(",")]))
+    if unknown := set(recipes) - set(RECIPES):
+        parser.error(f"no recipe {', '.join(unknown)}; expected some of {', '.join(RECIPES)}")
     watcher = Console([])
     given.run.mkdir(parents=True, exist_ok=True)
     data = prepare(given.data, StudySettings(), watcher, workers=count_cores())
@@ -117,28 +120,27 @@ def main() -> None:
     work.sort(key=lambda job: job.part)  # fold by fold
     done = run_jobs(work, given.run, workers=count_cores(), watcher=watcher)
 
-    def score(key: tuple[str, str, int]) -> float:
-        p = gather(inner[key], done, N, K)
+    scores = {}
+    for key, jobs in inner.items():
+        p = gather(jobs, done, N, K)
         seen = ~np.isnan(p[:, 0])
-        return accuracy(plan.labels[seen], p[seen])
-
+        scores[key] = accuracy(plan.labels[seen], p[seen])
     outer = {(r, j.model, j.fold): j for r, (_, jobs) in made.items() for j in jobs}
     folds = sorted({fold for _, _, fold in outer})
-    chosen = {  # of two that are alike the one named first, which is nearer to what ships
-        (model, fold): max(recipes, key=lambda r, m=model, f=fold: score((r, m, f)))
-        for model in models
-        for fold in folds
-    }
-    wanted = {
-        (r, m, f) for (m, f), r in chosen.items()
-    } | {(SHIPPED, m, f) for m in models for f in folds if SHIPPED in recipes}  # fmt: skip
+    chosen = {}
+    for model in models:
+        for fold in folds:
+            own = [scores[recipe, model, fold] for recipe in recipes]
+            chosen[model, fold] = recipes[int(np.argmax(own))]  # of two alike the first: as shipped
+    wanted = {(recipe, *place) for place, recipe in chosen.items()}
+    wanted |= {(SHIPPED, *place) for place in chosen}
     last = run_jobs(
         [outer[key] for key in sorted(wanted)], given.run, workers=count_cores(),
         watcher=Console([]),  # which counts the jobs of one run
     )  # fmt: skip
     print(f"| model | {' | '.join(recipes)} | chosen |\n|---|{'---|' * (len(recipes) + 1)}")
     for model in models:
-        means = [np.mean([score((r, model, f)) for f in folds]) for r in recipes]
+        means = [np.mean([scores[r, model, f] for f in folds]) for r in recipes]
         votes = Counter(chosen[model, f] for f in folds)
         told = ", ".join(f"{name} {count}×" for name, count in votes.most_common())
         print(f"| {model} | {' | '.join(f'{x:.1%}' for x in means)} | {told} |")

@@ -91,6 +91,17 @@ def choose_third(cells: Cells) -> np.ndarray:
     return np.array([group in own for group in cells.groups])
 
 
+def divide(home: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, at most `MOST` of a class, and the tenth to judge on; by group."""
+    split = make_splits(
+        home.labels.tolist(), home.groups.tolist(), folds=10, repeats=1, seed=0,
+        images=[str(i) for i in range(len(home.labels))],
+    )[0]  # fmt: skip
+    classes = sorted(set(home.labels))
+    train = [split.train[home.labels[split.train] == c][:MOST] for c in classes]
+    return np.concatenate(train), split.test
+
+
 def replace_normalisation(network: nn.Module) -> nn.Module:
     """GroupNorm of 16 channels a group in place of every BatchNorm."""
     for name, child in network.named_children():
@@ -175,14 +186,8 @@ def main() -> None:
         return
     home, away = read_cells(given.pbc, "minimal"), read_cells(given.kaggle, "classic")
     away = take(away, choose_third(away))
-    split = make_splits(
-        home.labels.tolist(), home.groups.tolist(), folds=10, repeats=1, seed=0,
-        images=[str(i) for i in range(len(home.labels))],
-    )[0]  # fmt: skip
-    train = np.concatenate(
-        [split.train[home.labels[split.train] == c][:MOST] for c in sorted(set(home.labels))]
-    )
-    n = f"n = {len(split.test)} at home, {len(away.labels)} away"
+    train, test = divide(home)
+    n = f"n = {len(test)} at home, {len(away.labels)} away"
     print(f"{len(train)} cells for training; {n}.\n")
     print("| | home, balanced | away, balanced | away, accuracy | away, loss |")
     print("|---|---|---|---|---|")
@@ -205,7 +210,7 @@ def main() -> None:
         network = change(build(name, 8, size=SIZE, seed=0))
         for epoch in fit(network, home.wide[train], labels[train], settings, seed=0):
             print(f"{told}: epoch {epoch.number}, loss {epoch.loss:.3f}", file=sys.stderr)
-        figures = judge(network, home, split.test, away)
+        figures = judge(network, home, test, away)
         print(f"| {told} | {' | '.join(figures)} |", flush=True)
 
 

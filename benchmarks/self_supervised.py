@@ -27,12 +27,11 @@ from torch.nn import functional
 
 from learning import COUNTS, draw_task
 from leuko.data.cuts import SURROUNDINGS, WINDOW
-from leuko.data.splits import make_splits
 from leuko.judgement.comparison import interval
 from leuko.learning.batches import WIDE, draw_epoch, iterate_batches
 from leuko.learning.fit import FitSettings, fit, predict, schedule
 from leuko.learning.models import build, choose_precision
-from pretraining import MOST, SIZE, choose_third, judge, read_cells, take
+from pretraining import SIZE, choose_third, divide, judge, read_cells, take
 
 MODEL = "alexnet"
 EPOCHS, ALONE = 12, 24  # with labels, and without: an epoch of these shows each cell twice
@@ -114,20 +113,15 @@ def main() -> None:
     torch.set_num_threads(1)
     home, away = read_cells(given.pbc, "minimal"), read_cells(given.kaggle, "classic")
     away = take(away, choose_third(away))
-    split = make_splits(
-        home.labels.tolist(), home.groups.tolist(), folds=10, repeats=1, seed=0,
-        images=[str(i) for i in range(len(home.labels))],
-    )[0]  # fmt: skip
-    classes = sorted(set(home.labels))
-    train = np.concatenate([split.train[home.labels[split.train] == c][:MOST] for c in classes])
-    labels = np.searchsorted(classes, home.labels)
-    four = split.test[np.isin(home.labels[split.test], list(COUNTS))]
+    train, kept = divide(home)
+    labels = np.searchsorted(sorted(set(home.labels)), home.labels)
+    four = kept[np.isin(home.labels[kept], list(COUNTS))]
     numbers = {name: k for k, name in enumerate(COUNTS)}
     said = np.array([numbers[c] for c in home.labels[four]])
     tasks = [draw_task(home.plain[four], said, seed) for seed in range(TASKS)]
     n = sum(len(task[3]) for task in tasks)
     print(
-        f"{len(train):,} cells for training; n = {len(split.test):,} at home, {len(away.labels)} "
+        f"{len(train):,} cells for training; n = {len(kept):,} at home, {len(away.labels)} "
         f"away, {n:,} of {TASKS} small sets.\n"
     )
     print("| | home, balanced | away, balanced | away, accuracy | away, loss | as a start |")
@@ -152,7 +146,7 @@ def main() -> None:
             settings = replace(WITH_LABELS, epochs=epochs)
             for epoch in fit(network, home.wide[train], labels[train], settings, seed=seed):
                 print(f"{told}: epoch {epoch.number}, loss {epoch.loss:.3f}", file=sys.stderr)
-        figures = judge(network, home, split.test, away) if epochs else ["–"] * 4
+        figures = judge(network, home, kept, away) if epochs else ["–"] * 4
         print(f"| {told} | {' | '.join(figures)} | {try_as_start(network, tasks)} |", flush=True)
 
 

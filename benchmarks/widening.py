@@ -3,40 +3,51 @@
     uv run python benchmarks/widening.py RUN START ../shared/data/blood-cells
     uv run python benchmarks/widening.py RUN A,B ../shared/data/blood-cells --rows 1
     uv run python benchmarks/widening.py RUN A ../shared/data/blood-cells --slide 255,229,204
+    uv run python benchmarks/widening.py RUN A ../shared/data/blood-cells --rows 7 \
+      --model resnet18 --teacher efficientnet_b0
 
 RUN is the folder of a pretraining, START the weights that are trained on; of several the mean. For
 two epochs, on 800 cells of each class, with each variation and light in turn; judged on the tenth
 of RUN that was kept aside and on the development third of the Kaggle set (see `pretraining.py`).
 Four minutes a row on one core; `--rows 0,2` names rows, so that two can run side by side. `--slide`
-shows the Kaggle set's cells in another light than the grey of training.
+shows the Kaggle set's cells in another light than the grey of training. `--teacher` names a shipped
+start whose answers to the same changed pictures are learnt in place of the labels.
+
+Source of the teaching: Beyer et al. 2022, arXiv:2106.05237.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from leuko.data.cuts import SURROUNDINGS, WINDOW, place_in_cell
 from leuko.data.density import EMPTY, measure_background
 from leuko.data.manifest import read_manifest
 from leuko.data.pictures import cut_cells, cut_pictures
 from leuko.engine import count_cores
+from leuko.learning import fit as training
 from leuko.learning.batches import OTHER_LABORATORIES, WIDE
 from leuko.learning.fit import FitSettings, fit
-from leuko.learning.models import build
+from leuko.learning.models import build, choose_precision
+from leuko.learning.starts import find_start
 from leuko.plan import prepare
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 from pretraining import Cells, choose_third, judge, read_cells, take
 
-MODEL, SIZE, MOST = "efficientnet_b0", 96, 800
+SIZE, MOST = 96, 800
 FAR = 2.0  # µm off the middle of its picture
 # Name, variation, light.
 ROWS = (
@@ -95,6 +106,36 @@ def measure_offsets(kaggle: Path) -> NDArray[np.float64]:
     return np.array(offsets)
 
 
+@contextmanager
+def teaching(model: str, classes: Sequence[str]) -> Iterator[None]:
+    """Has training learn what a shipped start answers; put around the loop from outside."""
+    if not model:
+        yield
+        return
+    start = find_start(model)
+    if list(start.classes) != list(classes):
+        raise SystemExit(f"The start of {model} knows {start.classes}; expected {classes}.")
+    teacher = build(model, len(classes), size=SIZE, seed=0)
+    teacher.load_state_dict({k: v.float() for k, v in load_file(start.path).items()})
+    teacher.eval()
+    give, judge_labels = training.iterate_batches, functional.cross_entropy
+    last: dict[str, torch.Tensor] = {}
+
+    def give_taught(*words: Any, **more: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, targets in give(*words, **more):
+            if not torch.is_inference_mode_enabled():  # else statistics are measured
+                with torch.no_grad():
+                    last["answers"] = teacher(images).softmax(1)
+            yield images, targets
+
+    training.iterate_batches = give_taught
+    functional.cross_entropy = lambda logits, _, **__: judge_labels(logits, last["answers"])
+    try:
+        yield
+    finally:
+        training.iterate_batches, functional.cross_entropy = give, judge_labels
+
+
 def average(several: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {
         name: torch.stack([weights[name].float() for weights in several]).mean(0)
@@ -108,6 +149,8 @@ def main() -> None:
     parser.add_argument("start", type=lambda names: [Path(name) for name in names.split(",")])
     parser.add_argument("kaggle", type=Path)
     parser.add_argument("--rows", default=",".join(map(str, range(len(ROWS)))))
+    parser.add_argument("--model", default="efficientnet_b0")
+    parser.add_argument("--teacher", default="", help="a shipped start: efficientnet_b0, …")
     parser.add_argument("--slide", type=lambda levels: [float(x) for x in levels.split(",")])
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -135,15 +178,16 @@ def main() -> None:
         labels = np.searchsorted(classes, train.labels)
         every = np.arange(len(home.labels))
         for told, augmentation, _ in chosen:
-            network = build(MODEL, len(classes), size=SIZE, seed=0)
+            network = build(given.model, len(classes), size=SIZE, seed=0)
             network.load_state_dict(average([load_file(path) for path in given.start]))
             if augmentation is not None:
                 settings = FitSettings(
                     epochs=2, batch=32, learning_rate=5e-4, size=SIZE, augmentation=augmentation,
-                    reach=WINDOW / SURROUNDINGS,
+                    reach=WINDOW / SURROUNDINGS, precision=choose_precision(given.model, "auto"),
                 )  # fmt: skip
-                for _ in fit(network, train.wide, labels, settings, seed=0):
-                    pass
+                with teaching(given.teacher, classes):
+                    for _ in fit(network, train.wide, labels, settings, seed=0):
+                        pass
             figures = judge(network, home, every, away)
             print(f"| {told} | {light} | {' | '.join(figures)} |", flush=True)
 

@@ -165,7 +165,7 @@ def test_a_model_that_looks_elsewhere_is_a_warning(
     assert fair["verdict"] == "on the cell", fair
     corner = np.array([[0.0, 0.0, 0.15, 0.15]])
     monkeypatch.setattr(
-        "leuko.evaluation.locate_cells", lambda _, images, **how: dict.fromkeys(images, corner)
+        "leuko.use.attention.locate_cells", lambda _, images, **how: dict.fromkeys(images, corner)
     )
     found = evaluate(model, table).results
     assert found["attention"]["without"]["value"] > found["attention"]["alone"]["value"]

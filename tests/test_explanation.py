@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from leuko.data.cuts import cut_cell, place_in_cell
 from leuko.data.drawing import draw_cell, draw_field
 from leuko.data.image import encode_png, read_image, resize_image
 from leuko.data.leukocytes import Leukocyte
-from leuko.errors import ShapeError, UnknownNameError
+from leuko.errors import ResumeError, ShapeError, UnknownNameError
 from leuko.judgement.explanation import (
     activate,
     cover_cells,
@@ -30,13 +31,14 @@ from leuko.judgement.pointing import (
     ELSEWHERE,
     FEW,
     UNCLEAR,
-    describe_aim,
+    describe_attention,
     judge_aim,
     judge_cover,
 )
 from leuko.learning.attention import explain, find_map
 from leuko.learning.batches import Augmentation, make_input, turn_back, turn_views
 from leuko.learning.fit import FitSettings, fit, predict
+from leuko.learning.folds import read_explained
 from leuko.learning.models import build
 from leuko.use.predictor import Predictor, load
 from small_bundle import make_bundle
@@ -246,7 +248,7 @@ def test_the_verdict_follows_what_stays(alone, without, verdict):
     masks = np.stack([mask_cells([(0.25, 0.25, 0.75, 0.75)], 96)] * N)
     aim = take_aim(np.random.default_rng(0).normal(size=(N, 3, 3)), masks)
     attention = {**judge_aim(aim, groups, (3, 3), seed=0), **judged}
-    assert ("looks elsewhere" in describe_aim("alexnet", attention)) == (verdict == ELSEWHERE)
+    assert ("looks elsewhere" in describe_attention("alexnet", attention)) == (verdict == ELSEWHERE)
     few = judge_cover(*(np.eye(3)[before[:10]],) * 3, groups[:10], seed=0)
     assert few["verdict"] == FEW
 
@@ -272,6 +274,17 @@ def test_covered_is_what_has_the_colour_of_the_empty_slide():
     assert np.array_equal(without[~mask], picture[~mask])
     assert np.abs(alone[~mask].astype(int) - 220).max() <= 8, "the mark is gone"
     assert np.abs(without[mask].astype(int) - 220).max() <= 8, "the cell is gone"
+
+
+def test_a_run_begun_before_cells_were_covered_is_refused_in_words(tmp_path: Path):
+    np.savez(tmp_path / "maps.npz", rows=np.arange(2), maps=np.zeros((2, 3, 3)))
+    with pytest.raises(ResumeError, match=r"has no alone, answers, without: .*Delete"):
+        read_explained(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
+
+
+def test_masks_of_other_pictures_are_refused():
+    with pytest.raises(ShapeError, match="expected"):
+        cover_cells(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 9, 9), bool))
 
 
 # --- a model that looks elsewhere -----------------------------------------------------------------
@@ -319,7 +332,7 @@ def test_the_alarm_fires_for_a_planted_mark_and_not_for_an_honest_model(marked):
     groups = [str(i) for i in range(len(cells))]
     judged = judge_aim(take_aim(maps, masks), groups, maps.shape[1:], seed=0)
     judged |= judge_cover(p, alone, without, groups, seed=0)
-    assert judged["verdict"] == (ELSEWHERE if marked else CELL), describe_aim("it", judged)
+    assert judged["verdict"] == (ELSEWHERE if marked else CELL), describe_attention("it", judged)
 
 
 def test_gradients_reach_no_further_back_than_the_map():

@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from leuko.data.audit import find_issues
 from leuko.data.leukocytes import CERTAIN
 from leuko.data.manifest import Manifest, hash_data, sort_labels, write_manifest
-from leuko.data.pictures import Cell, cut_cells, locate_cells
+from leuko.data.pictures import Cell, cut_cells
 from leuko.data.sources import scan
 from leuko.data.vocabulary import Naming, Vocabulary, match_classes, parse_naming
 from leuko.engine import count_cores, refuse_in_worker
 from leuko.errors import DataError, UnknownNameError, suggest
-from leuko.judgement.attention import judge_maps
 from leuko.judgement.calibration import find_sets
 from leuko.judgement.evaluation import (
     FORCED,
@@ -40,23 +39,20 @@ from leuko.judgement.evaluation import (
     judge_metrics,
 )
 from leuko.judgement.evaluation_page import Shown, write_evaluation_page
-from leuko.judgement.explanation import cover_cells, mask_cells
 from leuko.judgement.findings import quantity
-from leuko.judgement.pointing import ELSEWHERE, describe_aim
+from leuko.judgement.pointing import ELSEWHERE, describe_attention
 from leuko.learning.bundle import Bundle
-from leuko.learning.folds import Explained
 from leuko.learning.seen import Seen, find_seen_by
 from leuko.plan import find_name
 from leuko.run import check_run_folder, describe_environment, make_run_folder
 from leuko.storage import write_atomically
 from leuko.use.answers import Answer, write_table
-from leuko.use.maps import map_cells
+from leuko.use.attention import judge_bundle
 from leuko.use.predictor import Predictor, load
 from leuko.watcher import Watcher
 
 MODEL = "model"  # the bundle's name in a map of classes
 GROUPS = ("cell", "given")
-MOST_MAPS = 200  # cells for which it is looked where the model looks
 PART = 512  # cells at a time; a multiple of the network's batch, so that parts don't show
 
 Source = Manifest | str | Path | None
@@ -242,6 +238,7 @@ def _judge(
     arranged = _arrange(model, answers, probabilities, truth, own, classes, columns)
     judged = arranged.pick(known)
     said = tuple(classes[k] for k in arranged.probabilities.argmax(axis=1))
+    named = [i for i, answer in enumerate(answers) if answer.label is not None]
     decision = model.bundle.facts.decision
     calibrated = None
     if decision.cells is not None and len(classes) == len(model.classes):
@@ -259,8 +256,10 @@ def _judge(
         "common": common,
         "absent": [c for c in classes if c not in common],
         "unknown": _tell_unknown(answers, said, truth, classes),
-        "attention": _look(model, found.manifest.with_table(table), cells, answers, probabilities,
-                           own, seed),
+        "attention": judge_bundle(
+            model.bundle, found.manifest.with_table(table), [cells[i] for i in named],
+            probabilities[named], [own[i] for i in named], seed=seed,
+        ),
         "names": found.named,
         "seen": _tell_seen(model, seen, found, grouped, cells, judged, known, seed),
         "seed": seed,
@@ -379,34 +378,6 @@ def _tell_unknown(
     return told
 
 
-def _look(
-    model: Predictor,
-    manifest: Manifest,
-    cells: Sequence[Cell],
-    answers: Sequence[Answer],
-    probabilities: NDArray[np.float64],
-    groups: Sequence[str],
-    seed: int,
-) -> dict[str, Any] | None:
-    """What the model needs in some of the cells that it names, evenly spread over the set."""
-    named = np.array([i for i, answer in enumerate(answers) if answer.label is not None], np.int64)
-    shape = model.bundle.network.map
-    if shape is None or shape == (1, 1) or not len(named):
-        return None
-    rows = named[np.unique(np.linspace(0, len(named) - 1, min(MOST_MAPS, len(named))).astype(int))]
-    prepared = model.bundle.facts.preprocessing
-    pixels = np.stack([cells[i].pixels for i in rows])
-    answered = probabilities[rows]
-    maps = map_cells(model.bundle, pixels, answered.argmax(axis=1))
-    images = [cells[i].image for i in rows]
-    located = locate_cells(manifest, images, view=prepared.view, window=prepared.window)
-    boxes = [located[image] for image in images]
-    masks = np.stack([mask_cells(own, pixels.shape[1]) for own in boxes])
-    alone, without = (model.bundle.answer(part)[0] for part in cover_cells(pixels, masks))
-    found = Explained(rows, maps, answered, alone, without)
-    return judge_maps(found, boxes, [groups[i] for i in rows], seed=seed)
-
-
 def _see(model: Predictor, found: _Set) -> Seen:
     """Which of the images the bundle has seen."""
     table = found.manifest.table.filter(pl.col("sha256").is_not_null())
@@ -476,7 +447,7 @@ def _warn(results: dict[str, Any]) -> list[str]:
         said.append("The demo set is drawn by a program: its figures say nothing about blood.")
     attention = results["attention"]
     if attention is not None and attention["verdict"] == ELSEWHERE:
-        said.append(describe_aim("The model", attention))
+        said.append(describe_attention("The model", attention))
     if unknown := results["unknown"]:
         number = sum(one["n"] for one in unknown.values())
         said.append(

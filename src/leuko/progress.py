@@ -104,7 +104,7 @@ class Console(Watcher):
     def conclude(self, study: Study) -> None:
         """Prints the answer as a table, then where everything is."""
         from leuko.judgement.findings import answer
-        from leuko.judgement.pointing import ELSEWHERE, describe_aim
+        from leuko.judgement.pointing import ELSEWHERE, describe_attention
 
         results = study.results
         rows = {**results["baselines"], **results["models"]}
@@ -117,7 +117,7 @@ class Console(Watcher):
             self._print(sentence)
         for name, row in results["models"].items():
             if (attention := row.get("attention")) and attention["verdict"] == ELSEWHERE:
-                self._print(describe_aim(name, attention))
+                self._print(describe_attention(name, attention))
         if results["data"]["layout"] == "demo":
             self._print(
                 "The demo set is drawn by a program: these numbers say nothing about blood."

@@ -39,22 +39,22 @@ def cover_pictures(
     explained = [job for job in jobs if job.explained]
     if not explained or (run / COVERED).exists():
         return
+    rows = explained[0].rows
     chosen = np.unique(np.concatenate([job.test[job.explained_rows] for job in explained]))
-    order = np.argsort(explained[0].rows[chosen])
-    chosen = chosen[order]
+    chosen = chosen[np.argsort(rows[chosen])]  # jobs look a picture up by its row
     images = [names[i] for i in chosen]
     found = locate_cells(manifest, images, view=view)
     boxes = np.full((len(images), max(1, *(len(b) for b in found.values())), 4), np.nan)
     for row, image in zip(boxes, images, strict=True):
         row[: len(found[image])] = found[image]
-    rows = explained[0].rows[chosen]
     with np.load(run / "cells.npz", allow_pickle=False) as file:
-        pictures = file["cells"][rows]
+        pictures = file["cells"][rows[chosen]]
     masks = np.stack([mask_cells(own, pictures.shape[1]) for own in boxes])
     alone, without = cover_cells(pictures, masks)
     _save(
-        run / COVERED, row=rows, image=np.array(images), boxes=boxes, alone=alone, without=without
-    )
+        run / COVERED, row=rows[chosen], image=np.array(images), boxes=boxes, alone=alone,
+        without=without,
+    )  # fmt: skip
 
 
 def judge_attention(
@@ -85,18 +85,30 @@ def judge_attention(
     for number, (model, told) in enumerate(found.items()):
         places = np.array([place[names[i]] for i in told.rows], np.int64)
         arrays |= {f"rows_{number}": places, f"maps_{number}": told.maps}
-        judged[model] = judge_maps(told, boxes[places], [groups[i] for i in told.rows], seed=seed)
+        judged[model] = judge_maps(
+            told.maps, told.answers, told.alone, told.without, boxes[places],
+            [groups[i] for i in told.rows], seed=seed,
+        )  # fmt: skip
     _save(run / MAPS, **arrays)
     return {model: attention for model, attention in judged.items() if attention is not None}
 
 
 def judge_maps(
-    found: Explained, boxes: Iterable[NDArray[np.float64]], groups: Sequence[str], *, seed: int
+    maps: NDArray[np.float32],
+    answers: NDArray[np.float64],
+    alone: NDArray[np.float64],
+    without: NDArray[np.float64],
+    boxes: Iterable[NDArray[np.float64]],
+    groups: Sequence[str],
+    *,
+    seed: int,
 ) -> dict[str, Any] | None:
     """Judges whether answers need the cell, and says where their maps lie.
 
     Args:
-        found: Maps and answers of N pictures.
+        maps: (N, h, w) of the class that was answered.
+        answers, alone, without: (N, K) probabilities of the pictures as they are, with all but the
+            cell covered and with the cell covered.
         boxes: For each of the N pictures those of its leukocytes, (n, 4), from
             `leuko.data.pictures.locate_cells`; rows of NaN stand for none.
         groups: N names.
@@ -111,10 +123,10 @@ def judge_maps(
     if not seen.any():
         return None
     own = [group for group, one in zip(groups, seen, strict=True) if one]
-    aim = take_aim(found.maps[seen], masks[seen])
+    aim = take_aim(maps[seen], masks[seen])
     return {
-        **judge_aim(aim, own, found.maps.shape[1:], seed=seed),
-        **judge_cover(found.answers[seen], found.alone[seen], found.without[seen], own, seed=seed),
+        **judge_aim(aim, own, maps.shape[1:], seed=seed),
+        **judge_cover(answers[seen], alone[seen], without[seen], own, seed=seed),
     }
 
 

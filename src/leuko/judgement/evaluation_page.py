@@ -19,7 +19,7 @@ from leuko.judgement.evaluation import METRICS, OWN, PLAIN, STATES
 from leuko.judgement.evaluation_findings import tell_evaluation, tell_set
 from leuko.judgement.metrics import ReliabilityCurve
 from leuko.judgement.page import embed_figure, fill_template, flatten
-from leuko.judgement.pointing import describe_aim
+from leuko.judgement.pointing import describe_attention
 from leuko.storage import explain_storage_faults, write_atomically
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def write_evaluation_page(
             "bundle": flatten({k: v for k, v in results["bundle"].items() if k != "classes"}),
             "environment": flatten({k: v for k, v in environment.items() if k != "command"}),
             "version": environment.get("leuko") or "",
-            "looks": describe_aim("The model", results["attention"])
+            "looks": describe_attention("The model", results["attention"])
             if results.get("attention") else "",
         },
     )  # fmt: skip

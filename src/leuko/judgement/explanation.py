@@ -142,7 +142,21 @@ def cover_cells(pictures: Pixels, masks: Mask) -> tuple[Pixels, Pixels]:
     Args:
         pictures: (N, S, S, 3) uint8.
         masks: (N, S, S), True on the cell.
+
+    Returns:
+        Two arrays of the shape of `pictures`.
+
+    Raises:
+        ShapeError: The arrays don't fit each other.
+
+    Source: Zeiler and Fergus 2014, section 4.2, arXiv:1311.2901, who covered one place after
+        another.
     """
+    if pictures.ndim != 4 or masks.shape != pictures.shape[:3]:
+        raise ShapeError(
+            f"Found pictures {pictures.shape} and masks {masks.shape}; expected (N, S, S, 3) and "
+            "(N, S, S)."
+        )
     slides = np.array([measure_background(picture.reshape(-1, 3)) for picture in pictures])
     empty = np.rint(slides).astype(np.uint8)[:, None, None]
     inside = masks[..., None]

@@ -103,7 +103,7 @@ def judge_cover(
     }
 
 
-def describe_aim(model: str, attention: Mapping[str, Any]) -> str:
+def describe_attention(model: str, attention: Mapping[str, Any]) -> str:
     """The verdict on one model as a sentence or two."""
     shown = {
         key: "{value} % ({low} to {high} %)".format(

@@ -31,7 +31,7 @@ from leuko.judgement.page import (
     hash_files,
     write_value,
 )
-from leuko.judgement.pointing import ELSEWHERE, describe_aim
+from leuko.judgement.pointing import ELSEWHERE, describe_attention
 from leuko.storage import explain_storage_faults, write_atomically
 
 if TYPE_CHECKING:
@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from leuko.judgement.plots import Stage
 
 T = TypeVar("T")
-HASHED = ("config.toml", "manifest.parquet", "ledger.json", "splits.parquet", "cells.npz",
-          "maps.npz", "history.parquet", "predictions.parquet", "results.json")  # fmt: skip
+HASHED = (
+    "config.toml", "manifest.parquet", "ledger.json", "splits.parquet", "cells.npz", "covered.npz",
+    "maps.npz", "history.parquet", "predictions.parquet", "results.json",
+)  # fmt: skip
 MOST_MISTAKES = 15
 MOST_DISPUTED = 30
 MOST_LOOKS = 5  # cells in a row
@@ -296,7 +298,7 @@ def _describe_attention(models: Mapping[str, Any]) -> dict[str, Any]:
     """What each model looks at, by name of its figure; and the models that look elsewhere."""
     looked = [
         {"model": name, "figure": f"attention_{number}", **model["attention"],
-         "sentence": describe_aim(name, model["attention"])}
+         "sentence": describe_attention(name, model["attention"])}
         for number, (name, model) in enumerate(models.items(), start=1)
         if model.get("attention")
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,11 +280,20 @@ def read_result(job: FoldJob) -> FoldResult | None:
 
 
 def read_explained(job: FoldJob) -> Explained | None:
-    """What a finished job explained; None where the network has no map."""
+    """What a finished job explained; None where the network has no map.
+
+    Raises:
+        ResumeError: The job was done by a version that covered nothing.
+    """
     path = job.folder / MAPS
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as file:
+        if missing := {field.name for field in fields(Explained)} - set(file.files):
+            raise ResumeError(
+                f"{path} has no {', '.join(sorted(missing))}: this run was begun by a version "
+                f"that covered no cells. Delete {job.folder} to train this fold again."
+            )
         return Explained(**{name: file[name] for name in file.files})
 
 
