@@ -671,7 +671,7 @@ def test_an_adaptation_outlives_a_reload_and_can_be_cancelled(
     expect(page.locator(".run progress")).to_have_attribute("value", "3")
     assert _judge(page, "adaptation, running") == []
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator(".run")).to_contain_text("It ends at its next step")  # the click arrived
+    expect(page.locator(".run")).to_contain_text("It ends at its next step")  # the service knows
     go_on.set()
     expect(page.locator(".run")).to_contain_text("It was cancelled. Nothing was changed.")
     monkeypatch.setattr("leuko.microscope.adapt", _fail)

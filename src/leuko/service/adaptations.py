@@ -73,6 +73,11 @@ class Job(Watcher):
     error: str | None = None
     unwanted: bool = False
 
+    @property
+    def ending(self) -> bool:
+        """Whether it was cancelled and hasn't come to its next step yet."""
+        return self.unwanted and self.state == RUNNING
+
     def say(self, text: str) -> None:
         """Keeps the last sentence."""
         self.count(text, 0, 0)
@@ -276,8 +281,9 @@ class Jobs:
         kept = find_adaptation(self._store, reading)
         if state == NONE and kept is not None:
             state = DONE
+        now = ("it ends at its next step", 0, 0) if job.ending else (job.doing, job.done, job.total)
         return {
-            "state": state, "doing": job.doing, "done": job.done, "total": job.total,
+            "state": state, **dict(zip(("doing", "done", "total"), now, strict=True)),
             "error": job.error, "busy": elsewhere,
             "labels": self._measure(above, list_reviewed(found)).to_json(),
             "kept": None if kept is None else _describe(kept, found.outline["revision"]),

@@ -65,8 +65,11 @@ async function begin(page) {
 }
 
 async function cancel(page) {
-  page.doing.textContent = "It ends at its next step.";
-  await call("DELETE", page.path).catch(refuse);
+  try {
+    show(page, await call("DELETE", page.path));
+  } catch (error) {
+    refuse(error);
+  }
 }
 
 function refuse(error) {
