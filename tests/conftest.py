@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Where Python is told to write no bytecode, as in many containers, each of the hundreds of processes
+# that the tests start would compile PyTorch's sources again: a small study takes twice as long.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 # Modules with the longest work come first, so that at the end no worker is left alone with one.
