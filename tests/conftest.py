@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Where Python is told to write no bytecode, as in many containers, each of the hundreds of processes
-# that the tests start would compile PyTorch's sources again: a small study takes twice as long.
+# Where Python is told to write no bytecode, as in many containers, each of the many processes that
+# the tests start would compile PyTorch's sources again: a small study takes twice as long.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
