@@ -262,12 +262,12 @@ def _make_job(run: Path, exchange: Exchange, model: str, trial: Trial) -> FoldJo
     s = exchange.settings
     rows = np.concatenate([trial.train, trial.home, trial.away])
     place = np.arange(len(rows), dtype=np.int64)
-    fit = replace(exchange.fit_settings, precision=choose_precision(model, s.precision))
+    fit = replace(exchange.fit_settings, precision=choose_precision(model, s.precision, s.device))
     return FoldJob(
         run=run.resolve(), model=model, repeat=trial.repeat, fold=trial.fold, rows=rows,
         labels=_number_labels(exchange, trial.route, rows), train=place[: len(trial.train)],
         test=place[len(trial.train) :], classes=len(trial.route.classes), settings=fit,
-        init=s.init, seed=s.seed, keep_weights=s.keep_weights,
+        init=s.init, seed=s.seed, keep_weights=s.keep_weights, device=s.device,
         part=f"fits/route-{1 + exchange.routes.index(trial.route)}",
     )  # fmt: skip
 
@@ -433,6 +433,7 @@ def _add_up(
         "images_per_second": sum(e.images for r in results for e in r.history) / seconds,
         "parameters": results[0].parameters, "flops": results[0].flops,
         "notes": describe_changes(
-            model, settings.init, choose_precision(model, settings.precision)
+            model, settings.init,
+            choose_precision(model, settings.precision, settings.device),
         ),
     }  # fmt: skip

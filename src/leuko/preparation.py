@@ -47,6 +47,9 @@ from leuko.settings import StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
 from leuko.watcher import Watcher
 
+# Trainings at a time on one card, each with its own copy of the card's libraries in its memory.
+CARD_WORKERS = 4
+
 
 @contextmanager
 def open_run(
@@ -120,7 +123,7 @@ def check_folder(
         starts = [find_start(model).path for model in settings.models]
     else:
         starts = [Path(settings.init)] if Path(settings.init).is_file() else []
-    environment = describe_environment(list(command), starts)
+    environment = describe_environment(list(command), starts, device=settings.device)
     if resume is None:
         check_run_folder(out)
     else:
@@ -177,6 +180,8 @@ def run_jobs(
     Returns:
         The result of each job, by the job's folder.
     """
+    if any(job.device != "cpu" for job in jobs):
+        workers = min(workers, CARD_WORKERS)
     watcher.begin(folder, sum(job.settings.epochs for job in jobs))
     try:
         done = map_jobs(
@@ -260,9 +265,10 @@ def make_jobs(run: Path, plan: Plan) -> list[FoldJob]:
             run=run.resolve(), model=model, repeat=split.repeat, fold=split.fold, rows=rows,
             labels=plan.labels, train=split.train, test=split.test, classes=len(plan.classes),
             settings=replace(
-                plan.fit_settings, precision=choose_precision(model, settings.precision)
+                plan.fit_settings,
+                precision=choose_precision(model, settings.precision, settings.device),
             ),
-            init=settings.init, seed=settings.seed,
+            init=settings.init, seed=settings.seed, device=settings.device,
             keep_weights=settings.keep_weights,
             training="surroundings.npz" if plan.has_surroundings else "cells.npz",
         )

@@ -18,6 +18,7 @@ GROUPS = ("cell", "given")
 SPLITS = ("auto", "folds", "given", "tenth")
 AUGMENTATIONS = ("narrow", "wide")
 PRECISIONS = ("auto", "float32", "bfloat16")
+DEVICES = ("cpu", "cuda")
 
 Settings = TypeVar("Settings", bound="StudySettings")
 
@@ -53,6 +54,7 @@ class StudySettings:
         label_smoothing: Share of the target spread over all classes.
         precision: ``float32``, ``bfloat16``, or ``auto`` for what each network trains
             faster in on this processor.
+        device: Where networks are trained: ``cpu``, or ``cuda`` for a card.
         views: 8 averages the answer over quarter turns and mirror images; 1 doesn't.
         seed: Decides everything that is drawn.
         keep_weights: Keep each fold's weights in the run folder.
@@ -78,6 +80,7 @@ class StudySettings:
     learning_rate: float = 1e-3
     label_smoothing: float = 0.1
     precision: str = "auto"
+    device: str = "cpu"
     views: int = 8
     seed: int = 0
     keep_weights: bool = False
@@ -214,7 +217,7 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
         raise SettingsError(f"workers is {workers}; expected at least 1.")
     choices: dict[str, tuple[object, ...]] = {
         "view": VIEWS, "light": LIGHTS, "groups": GROUPS, "split": SPLITS,
-        "precision": PRECISIONS, "augmentation": AUGMENTATIONS, "views": (1, 8),
+        "precision": PRECISIONS, "device": DEVICES, "augmentation": AUGMENTATIONS, "views": (1, 8),
     }  # fmt: skip
     for name, allowed in choices.items():
         value = getattr(settings, name)
@@ -233,4 +236,17 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
         raise MissingExtraError(
             "leuko compare trains networks and needs PyTorch and torchvision, which aren't "
             "installed. Install them with: pip install 'leuko[train]'"
+        )
+    if settings.device == "cuda":
+        _check_card()
+
+
+def _check_card() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SettingsError(
+            f"device is 'cuda', but PyTorch {torch.__version__} finds no card here that it can "
+            "use; expected an NVIDIA card with its driver, or an AMD card with PyTorch's build for "
+            "ROCm. To compute on the processor leave --device out."
         )

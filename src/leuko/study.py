@@ -293,7 +293,9 @@ def _summarise(
             "parameters": results[0].parameters,
             "flops": results[0].flops,
             "notes": describe_changes(
-                model, settings.init, choose_precision(model, settings.precision)
+                model,
+                settings.init,
+                choose_precision(model, settings.precision, settings.device),
             ),
         }
     decisions = plan.cleaned.decisions

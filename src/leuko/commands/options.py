@@ -78,6 +78,8 @@ class Protocol:
         Share of each target spread over all classes. [default: 0.1]
     precision:
         float32, bfloat16, or auto for the faster one of this processor. [default: auto]
+    device:
+        Where networks are trained: cpu, or cuda for a card. [default: cpu]
     views:
         8: average over quarter turns and mirror images; 1: don't. [default: 8]
     """
@@ -99,6 +101,7 @@ class Protocol:
     learning_rate: Annotated[float | None, Parameter(group=TRAINING)] = None
     label_smoothing: Annotated[float | None, Parameter(group=TRAINING)] = None
     precision: Annotated[str | None, Parameter(group=TRAINING)] = None
+    device: Annotated[str | None, Parameter(group=TRAINING)] = None
     views: Annotated[int | None, Parameter(group=TRAINING)] = None
 
     def ask(self, **more: Any) -> dict[str, Any]:

@@ -123,11 +123,11 @@ def iterate_batches(
     size: int = 0,
     reach: float = 1.0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields augmented, normalised batches.
+    """Yields augmented, normalised batches, on the device where the cells are.
 
     Args:
         cells: (N, 3, S, S) uint8.
-        labels: (N,) int64.
+        labels: (N,) int64, on the same device.
         order: Indices of the epoch, see `draw_epoch`.
         batch: Images per batch, at least; the remainder is spread over all batches, because
             batch normalisation of two or three images is noise.
@@ -143,7 +143,7 @@ def iterate_batches(
     import torch
 
     for part in np.array_split(order, count_batches(len(order), batch)):
-        index = torch.from_numpy(part)
+        index = torch.from_numpy(part).to(cells.device)
         images = cells[index].float().div_(255)
         images = augment(images, augmentation, generator, size=size, reach=reach)
         yield normalise(images), labels[index]
@@ -205,7 +205,8 @@ def augment(
     Args:
         images: (B, 3, S, S), in [0, 1].
         augmentation: How far images may differ.
-        generator: Source of randomness.
+        generator: Source of randomness, of the processor: what is drawn doesn't depend on where
+            the images are, but for the noise, whose strength and nothing else is the same.
         size, reach: As for `iterate_batches`.
 
     Returns:
@@ -213,9 +214,12 @@ def augment(
     """
     import torch
 
+    device = images.device
+
     def draw(low: float, high: float, *shape: int) -> torch.Tensor:
         """(B, *shape) uniform in [low, high]."""
-        return torch.rand(len(images), *shape, generator=generator) * (high - low) + low
+        drawn = torch.rand(len(images), *shape, generator=generator) * (high - low) + low
+        return drawn.to(device, non_blocking=True)
 
     images = _move(images, augmentation, draw, size or images.shape[-1], reach)
     images = _recolour(images, augmentation, draw)
@@ -223,9 +227,19 @@ def augment(
         images = _refocus(images, augmentation, draw)
     if augmentation.noise:
         amount = draw(0, augmentation.noise, 1, 1, 1)
-        images = images + amount * torch.randn(images.shape, generator=generator)
+        images = images + amount * _draw_noise(images, generator)
     images = images.clamp_(0, 1)
     return _encode(images, augmentation, draw) if augmentation.jpeg else images
+
+
+def _draw_noise(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    if images.device.type == "cpu":
+        return torch.randn(images.shape, generator=generator)
+    # By the card's own generator, as dropout: a number for each value of a batch would be longer on
+    # its way there than the step lasts.
+    return torch.randn_like(images)
 
 
 def change_cells(
@@ -258,7 +272,7 @@ def _move(
 
     angle = draw(-1, 1) * (a.rotation / 180 * pi)
     zoom = torch.exp(draw(-1, 1) * float(np.log1p(a.scale))) / reach
-    mirror = torch.where(draw(-1, 1) > 0, 1.0, -1.0) if a.flips else torch.ones(len(images))
+    mirror = torch.where(draw(-1, 1) > 0, 1.0, -1.0) if a.flips else torch.ones_like(angle)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     # affine_grid's coordinates run from -1 to 1, so a shift of the side is twice as large.
     across, down = (draw(-1, 1) * (2 * a.shift * reach) for _ in range(2))
@@ -287,7 +301,7 @@ def _recolour(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor
     if a.tint:
         images = images * (1 + draw(-a.tint, a.tint, 3, 1, 1))
     if a.shading:
-        place = torch.linspace(-0.5, 0.5, images.shape[-1])
+        place = torch.linspace(-0.5, 0.5, images.shape[-1], device=images.device)
         down, across = (draw(-a.shading, a.shading, 1, 1, 1) for _ in range(2))
         images = images * (1 + down * place[:, None] + across * place)
     grey = images.mean(dim=1, keepdim=True)
@@ -315,7 +329,7 @@ def _encode(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor:
 
     chosen = (draw(0, 1) < a.jpeg).nonzero()[:, 0]
     quality = draw(30, 95).round().int()
-    pixels = (images[chosen].permute(0, 2, 3, 1) * 255).round().byte().contiguous().numpy()
+    pixels = (images[chosen].permute(0, 2, 3, 1) * 255).round().byte().contiguous().cpu().numpy()
     for i, picture in zip(chosen.tolist(), pixels, strict=True):
         code = simplejpeg.encode_jpeg(picture, quality=int(quality[i]), colorsubsampling="420")
         again = simplejpeg.decode_jpeg(code)

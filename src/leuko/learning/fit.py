@@ -119,7 +119,7 @@ def fit(
     checkpoint: Path | None = None,
     at_step: Callable[[], None] | None = None,
 ) -> Iterator[Epoch]:
-    """Trains `network` in place; exhausted, it holds the averaged weights.
+    """Trains `network` in place, on its own device; exhausted, it holds the averaged weights.
 
     Args:
         network: Gives (B, K) logits for (B, 3, S, S).
@@ -130,7 +130,7 @@ def fit(
             made from the seed and its number.
         checkpoint: Written atomically after each epoch. If it exists already, training goes on
             from it: records of the epochs done are yielded again, and the rest is, on the same
-            number of threads, bit for bit what it would have been.
+            number of threads of a processor, bit for bit what it would have been.
         at_step: Called before each step; an exception that it raises ends the training.
 
     Yields:
@@ -143,8 +143,9 @@ def fit(
     import torch
     from torch.nn import functional
 
-    images = torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2)))
-    targets = torch.from_numpy(labels)
+    device = next(network.parameters()).device
+    images = torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2))).to(device)
+    targets = torch.from_numpy(labels).to(device)
     order_in_memory = choose_memory_format(network)
     network.train().to(memory_format=order_in_memory)  # type: ignore[call-overload]
     if settings.frozen:
@@ -186,7 +187,9 @@ def fit(
             rate = schedule(step, steps * settings.epochs, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
+            ):
                 logits = network(batch.contiguous(memory_format=order_in_memory)).float()
             loss = functional.cross_entropy(
                 logits, target, label_smoothing=settings.label_smoothing
@@ -210,7 +213,7 @@ def fit(
     network.load_state_dict(averaged)
     network.eval()
     if not settings.frozen:
-        _refresh_normalisation(network, images, targets, settings, seed)
+        _refresh_normalisation(network, images, labels, settings, seed)
 
 
 def schedule(step: int, total: int, settings: FitSettings) -> float:
@@ -324,7 +327,7 @@ def _average(
 def _refresh_normalisation(
     network: nn.Module,
     images: torch.Tensor,
-    targets: torch.Tensor,
+    labels: NDArray[np.int64],
     settings: FitSettings,
     seed: int,
 ) -> None:
@@ -347,8 +350,9 @@ def _refresh_normalisation(
         layer.momentum = None  # the plain mean over all batches
         layer.train()
     generator = torch.Generator().manual_seed(seed * 100_003)
-    order = draw_epoch(targets.numpy(), balance=settings.balance, generator=generator)
+    order = draw_epoch(labels, balance=settings.balance, generator=generator)
     with torch.inference_mode():
+        targets = torch.from_numpy(labels).to(images.device)
         for batch, _ in iterate_batches(
             images, targets, order, batch=4 * settings.batch,
             augmentation=settings.augmentation, generator=generator,
@@ -430,8 +434,10 @@ def _load_checkpoint(
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            # The fused optimizer walks through memory, so its state has to lie as the weights do.
-            place = torch.empty_like(parameters[int(index)]) if key != "step" else value
+            # The fused optimizer walks through memory, so its state has to lie as the weights do,
+            # and where they are.
+            weight = parameters[int(index)]
+            place = torch.empty_like(weight) if key != "step" else value.to(weight.device)
             state.setdefault(int(index), {})[key] = place.copy_(value)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return [Epoch(**record) for record in facts["history"]]

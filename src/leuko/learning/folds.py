@@ -58,6 +58,8 @@ class FoldJob:
         explained: For how many of the test pictures, evenly spaced, a map of what the answer
             rests on stays in the job's folder, and what is answered when the cell, or all but the
             cell, is covered. The covered pictures are in ``covered.npz`` of the run.
+        device: Where the network is trained: ``cpu`` or ``cuda``. It answers on the processor,
+            as it will where it is used.
     """
 
     run: Path
@@ -78,6 +80,7 @@ class FoldJob:
     half: bool = False
     features: bool = False
     explained: int = 0
+    device: str = "cpu"
 
     @property
     def folder(self) -> Path:
@@ -178,6 +181,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     network = build(job.model, job.classes, size=size, init=job.init, seed=job.fit_seed)
     flops = count_flops(network, size)
     checkpoint = job.folder / "checkpoint.safetensors"
+    network.to(job.device)
     history = []
     steps = 0
 
@@ -196,6 +200,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     ):
         history.append(epoch)
         send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
+    network.cpu()
     if job.half:
         round_to_half(network)
     probabilities, features = answer(network, tested, views=job.settings.views)

@@ -312,19 +312,21 @@ def choose_memory_format(network: nn.Module) -> torch.memory_format:
     return torch.channels_last if depthwise else torch.contiguous_format
 
 
-def choose_precision(name: str, asked: str) -> str:
+def choose_precision(name: str, asked: str, device: str = "cpu") -> str:
     """What a network trains in: ``float32`` or ``bfloat16``.
 
     Measured on one core of a processor that multiplies bfloat16 by itself, with 64-pixel images:
     ResNet-18 gains two thirds by it and AlexNet a third or more, EfficientNet loses half, as its
-    convolutions see one channel each (``benchmarks/precision.py``). Other backbones aren't known.
+    convolutions see one channel each (``benchmarks/precision.py``). Other backbones aren't known,
+    and neither are cards.
 
     Args:
         name: See `find_architecture`.
         asked: ``float32``, ``bfloat16`` or ``auto``.
+        device: ``cpu`` or ``cuda``.
     """
-    if asked != "auto":
-        return asked
+    if asked != "auto" or device != "cpu":
+        return asked.replace("auto", "float32")
     gains = find_architecture(name).family in ("resnet", "alexnet")
     return "bfloat16" if gains and has_bfloat16() else "float32"
 

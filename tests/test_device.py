@@ -1,0 +1,96 @@
+"""Training on a card, as far as a machine without one can tell.
+
+PyTorch's fake tensors have a device and a shape and no values: whatever would meet on two devices
+raises, as it would on a card. What a card computes they can't tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from leuko.errors import SettingsError
+from leuko.learning.batches import WIDE, Augmentation, iterate_batches
+from leuko.learning.fit import FitSettings, fit
+from leuko.learning.models import DEFAULT_MODELS, build, choose_precision
+from leuko.settings import StudySettings, check_settings
+
+SIZE, CLASSES = 64, 4
+
+
+@pytest.fixture
+def values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors without values, that say 1 when a number is asked of them."""
+    monkeypatch.setattr(torch.Tensor, "item", lambda _: 1.0)
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda _: 1)
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda _: 1.0)
+    # Numbers, drawn on the processor.
+    monkeypatch.setattr("leuko.learning.fit.draw_epoch", lambda labels, **_: np.arange(len(labels)))
+    # It can't change fake weights; here it is asked only for an order in memory.
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, **_: self)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def move(network: torch.nn.Module) -> None:
+    """What ``network.to("cuda")`` does, which can't turn real weights into fake ones."""
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(weight, device="cuda")))
+        for name, value in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(value, device="cuda"))
+
+
+# JPEG is written and read on the processor, and needs values.
+@pytest.mark.parametrize("augmentation", [Augmentation(), replace(WIDE, jpeg=0.0)])
+@pytest.mark.usefixtures("values")
+def test_batches_are_made_where_the_cells_are(augmentation: Augmentation):
+    cells = torch.empty(8, 3, 96, 96, dtype=torch.uint8, device="cuda")
+    labels = torch.empty(8, dtype=torch.int64, device="cuda")
+    batches = iterate_batches(
+        cells, labels, np.arange(8), batch=4, augmentation=augmentation,
+        generator=torch.Generator(), size=SIZE, reach=0.7,
+    )  # fmt: skip
+    for images, targets in batches:
+        assert images.device.type == targets.device.type == "cuda"
+        assert images.shape == (4, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("name", DEFAULT_MODELS)
+def test_a_network_is_trained_where_it_is(name: str, request, monkeypatch):
+    network = build(name, CLASSES, size=SIZE, seed=0)
+    cells = np.zeros((8, SIZE, SIZE, 3), np.uint8)
+    settings = FitSettings(epochs=2, batch=4)
+    request.getfixturevalue("values")
+    move(network)
+
+    def fill(_loss: torch.Tensor) -> None:
+        for weight in network.parameters():
+            weight.grad = torch.empty_like(weight)
+
+    monkeypatch.setattr(torch.Tensor, "backward", fill)  # going back asks the card for its number
+    epochs = list(fit(network, cells, np.arange(8) % CLASSES, settings, seed=0))
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert {value.device.type for value in network.state_dict().values()} == {"cuda"}
+
+
+def test_a_card_that_is_not_there_is_said():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a card")
+    with pytest.raises(SettingsError, match=r"finds no card here .* leave --device out"):
+        check_settings(StudySettings(device="cuda"))
+
+
+def test_another_device_is_refused():
+    with pytest.raises(SettingsError, match="device is 'gpu'; expected one of: cpu, cuda"):
+        check_settings(StudySettings(device="gpu"))
+
+
+def test_precision_on_a_card_is_what_was_asked():
+    assert choose_precision("resnet18", "auto", "cuda") == "float32"
+    assert choose_precision("resnet18", "bfloat16", "cuda") == "bfloat16"
