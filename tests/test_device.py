@@ -1,7 +1,7 @@
-"""Training on a card, as far as a machine without one can tell.
+"""Training on a GPU, as far as a machine without one can tell.
 
 PyTorch's fake tensors have a device and a shape and no values: whatever would meet on two devices
-raises, as it would on a card. What a card computes they can't tell.
+raises, as it would on a GPU. What that computes they can't tell.
 """
 
 from __future__ import annotations
@@ -73,16 +73,16 @@ def test_a_network_is_trained_where_it_is(name: str, request, monkeypatch):
         for weight in network.parameters():
             weight.grad = torch.empty_like(weight)
 
-    monkeypatch.setattr(torch.Tensor, "backward", fill)  # going back asks the card for its number
+    monkeypatch.setattr(torch.Tensor, "backward", fill)  # going back asks the GPU for its number
     epochs = list(fit(network, cells, np.arange(8) % CLASSES, settings, seed=0))
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert {value.device.type for value in network.state_dict().values()} == {"cuda"}
 
 
-def test_a_card_that_is_not_there_is_said():
+def test_a_gpu_that_is_not_there_is_said():
     if torch.cuda.is_available():
-        pytest.skip("this machine has a card")
-    with pytest.raises(SettingsError, match=r"finds no card here .* leave --device out"):
+        pytest.skip("this machine has one")
+    with pytest.raises(SettingsError, match=r"finds no GPU here .* leave --device out"):
         check_settings(StudySettings(device="cuda"))
 
 
@@ -91,6 +91,6 @@ def test_another_device_is_refused():
         check_settings(StudySettings(device="gpu"))
 
 
-def test_precision_on_a_card_is_what_was_asked():
+def test_precision_on_a_gpu_is_what_was_asked():
     assert choose_precision("resnet18", "auto", "cuda") == "float32"
     assert choose_precision("resnet18", "bfloat16", "cuda") == "bfloat16"

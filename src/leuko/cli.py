@@ -44,7 +44,7 @@ def doctor(*, as_json: AsJson = False) -> int:
     from leuko.storage import free_bytes
 
     facts = describe_environment([])
-    del facts["command"], facts["threads"], facts["card"]
+    del facts["command"], facts["threads"]
     facts["cores"] = count_cores()
     facts["free_gigabytes"] = round(free_bytes(Path.cwd()) / 1e9, 1)
     if as_json:

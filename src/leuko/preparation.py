@@ -27,6 +27,7 @@ from leuko.data.manifest import Manifest, write_manifest
 from leuko.data.pictures import cut_pictures
 from leuko.engine import map_jobs
 from leuko.learning.folds import FoldJob, FoldResult, fit_fold
+from leuko.learning.gpu import describe_gpu
 from leuko.learning.models import LIBRARIES, choose_precision
 from leuko.learning.starts import check_unseen, find_start
 from leuko.plan import Plan, Source, check_same_images, find_name, find_root, make_plan
@@ -47,8 +48,8 @@ from leuko.settings import StudySettings, check_settings, resolve_settings
 from leuko.storage import check_free_space, write_atomically
 from leuko.watcher import Watcher
 
-# Trainings at a time on one card, each with its own copy of the card's libraries in its memory.
-CARD_WORKERS = 4
+# Trainings at a time on one GPU; each keeps its own copy of PyTorch's GPU code in its memory.
+GPU_WORKERS = 4
 
 
 @contextmanager
@@ -123,7 +124,8 @@ def check_folder(
         starts = [find_start(model).path for model in settings.models]
     else:
         starts = [Path(settings.init)] if Path(settings.init).is_file() else []
-    environment = describe_environment(list(command), starts, device=settings.device)
+    environment = describe_environment(list(command), starts)
+    environment["gpu"] = None if settings.device == "cpu" else describe_gpu()
     if resume is None:
         check_run_folder(out)
     else:
@@ -181,7 +183,7 @@ def run_jobs(
         The result of each job, by the job's folder.
     """
     if any(job.device != "cpu" for job in jobs):
-        workers = min(workers, CARD_WORKERS)
+        workers = min(workers, GPU_WORKERS)
     watcher.begin(folder, sum(job.settings.epochs for job in jobs))
     try:
         done = map_jobs(

@@ -20,7 +20,7 @@ PACKAGES = (
     "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "polars",
     "pillow", "simplejpeg", "matplotlib",
 )  # fmt: skip
-PINNED = ("leuko", "python", *PACKAGES, "processor", "threads", "card", "init_sha256")
+PINNED = ("leuko", "python", *PACKAGES, "processor", "threads", "gpu", "init_sha256")
 # Checkpoints of the jobs at work are the largest thing by far: some 180 MB for ResNet-18.
 FREE_SPACE = 500_000_000
 
@@ -186,15 +186,12 @@ def _show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def describe_environment(
-    command: list[str], starts: Sequence[Path] = (), *, device: str = "cpu"
-) -> dict[str, Any]:
+def describe_environment(command: list[str], starts: Sequence[Path] = ()) -> dict[str, Any]:
     """Versions and machine, as far as they can change a result, and the command.
 
     Args:
         command: As typed.
         starts: Files from which weights start, whose SHA-256 is recorded.
-        device: ``cuda`` if networks are trained on a card.
     """
     import hashlib
     from importlib.metadata import PackageNotFoundError, version
@@ -214,7 +211,6 @@ def describe_environment(
         "processor": _find_processor(),
         # Each job has one, whatever the machine: see leuko.engine.
         "threads": 1,
-        "card": None if device == "cpu" else _find_card(),
         "init_sha256": " ".join(hashlib.sha256(p.read_bytes()).hexdigest() for p in starts) or None,
     }
 
@@ -226,13 +222,6 @@ def has_bfloat16() -> bool:
     except OSError:
         return False
     return bool(flags & {"avx512_bf16", "amx_bf16"})
-
-
-def _find_card() -> str:
-    import torch
-
-    build = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
-    return f"{torch.cuda.get_device_name()}, {build}"
 
 
 def _find_processor() -> str:

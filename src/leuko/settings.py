@@ -11,6 +11,7 @@ from leuko.data.recipe import load_recipe
 from leuko.errors import MissingExtraError, SettingsError, suggest
 from leuko.learning.batches import WIDE, Augmentation
 from leuko.learning.fit import FitSettings, reduce_size
+from leuko.learning.gpu import check_gpu
 from leuko.learning.models import DEFAULT_MODELS, check_input_size, check_start
 
 VIEWS = ("cell", "field")
@@ -54,7 +55,7 @@ class StudySettings:
         label_smoothing: Share of the target spread over all classes.
         precision: ``float32``, ``bfloat16``, or ``auto`` for what each network trains
             faster in on this processor.
-        device: Where networks are trained: ``cpu``, or ``cuda`` for a card.
+        device: Where networks are trained: ``cpu``, or ``cuda`` for a GPU.
         views: 8 averages the answer over quarter turns and mirror images; 1 doesn't.
         seed: Decides everything that is drawn.
         keep_weights: Keep each fold's weights in the run folder.
@@ -238,15 +239,4 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
             "installed. Install them with: pip install 'leuko[train]'"
         )
     if settings.device == "cuda":
-        _check_card()
-
-
-def _check_card() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise SettingsError(
-            f"device is 'cuda', but PyTorch {torch.__version__} finds no card here that it can "
-            "use; expected an NVIDIA card with its driver, or an AMD card with PyTorch's build for "
-            "ROCm. To compute on the processor leave --device out."
-        )
+        check_gpu()

@@ -79,7 +79,7 @@ class Protocol:
     precision:
         float32, bfloat16, or auto for the faster one of this processor. [default: auto]
     device:
-        Where networks are trained: cpu, or cuda for a card. [default: cpu]
+        Where networks are trained: cpu, or cuda for a GPU. [default: cpu]
     views:
         8: average over quarter turns and mirror images; 1: don't. [default: 8]
     """

@@ -237,7 +237,7 @@ def _draw_noise(images: torch.Tensor, generator: torch.Generator) -> torch.Tenso
 
     if images.device.type == "cpu":
         return torch.randn(images.shape, generator=generator)
-    # By the card's own generator, as dropout: a number for each value of a batch would be longer on
+    # By the GPU's own generator, as dropout: a number for each value of a batch would be longer on
     # its way there than the step lasts.
     return torch.randn_like(images)
 

@@ -318,7 +318,7 @@ def choose_precision(name: str, asked: str, device: str = "cpu") -> str:
     Measured on one core of a processor that multiplies bfloat16 by itself, with 64-pixel images:
     ResNet-18 gains two thirds by it and AlexNet a third or more, EfficientNet loses half, as its
     convolutions see one channel each (``benchmarks/precision.py``). Other backbones aren't known,
-    and neither are cards.
+    and neither are GPUs.
 
     Args:
         name: See `find_architecture`.
