@@ -51,7 +51,7 @@ def test_all_three_families_from_the_shell(small: Path, tmp_path: Path):
     before = hashes(small)
     done = subprocess.run(
         [sys.executable, "-m", "leuko.cli", "compare", str(small), "--folds", "2", "--epochs", "1",
-         "--views", "1", "--json", "--out", str(tmp_path / "run")],
+         "--views", "1", "--no-leak-meter", "--json", "--out", str(tmp_path / "run")],
         capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
