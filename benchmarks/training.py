@@ -4,6 +4,8 @@
     git clone --depth 1 https://github.com/pytorch/vision
     uv run python benchmarks/training.py ../shared/data/pbc --peers FOLDER_OF_BOTH_CLONES
 
+Where the second clone is too large: Debian's source archive of pytorch-vision holds the script too.
+
 The peers run as they are, each in the settings of `LAYOUTS` (one training on two threads with
 loading workers, or two trainings on one thread each), and the best counts. They do less than
 Leuko: no rotation, no change of colour, no clipping, no average of the weights. All take turns
