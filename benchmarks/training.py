@@ -4,7 +4,8 @@
     git clone --depth 1 https://github.com/pytorch/vision
     uv run python benchmarks/training.py ../shared/data/pbc --peers FOLDER_OF_BOTH_CLONES
 
-Where the second clone is too large: Debian's source archive of pytorch-vision holds the script too.
+Where the second clone is too large: Debian's source archive of pytorch-vision holds its script too,
+in references/classification, which belongs into FOLDER/vision.
 
 The peers run as they are, each in the settings of `LAYOUTS` (one training on two threads with
 loading workers, or two trainings on one thread each), and the best counts. They do less than
@@ -287,6 +288,7 @@ def measure(case: Case, args: argparse.Namespace, images: Path, folder: Path) ->
                     rates = measure_peer(peer, path, case, images, folder, layout)
                 except RuntimeError as error:
                     failed[peer, layout] = str(error)
+                    print(f"{peer} {layout}: {error}", file=sys.stderr, flush=True)
                     continue
                 tell(peer, layout, rates)
                 for when, rate in rates.items():

@@ -24,7 +24,7 @@ SIZE, CLASSES = 64, 4
 
 
 @pytest.fixture
-def values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tensors without values, that say 1 when a number is asked of them."""
     monkeypatch.setattr(torch.Tensor, "item", lambda _: 1.0)
     monkeypatch.setattr(torch.Tensor, "__int__", lambda _: 1)
@@ -48,7 +48,7 @@ def move(network: torch.nn.Module) -> None:
 
 # JPEG is written and read on the processor, and needs values.
 @pytest.mark.parametrize("augmentation", [Augmentation(), replace(WIDE, jpeg=0.0)])
-@pytest.mark.usefixtures("values")
+@pytest.mark.usefixtures("without_values")
 def test_batches_are_made_where_the_cells_are(augmentation: Augmentation):
     cells = torch.empty(8, 3, 96, 96, dtype=torch.uint8, device="cuda")
     labels = torch.empty(8, dtype=torch.int64, device="cuda")
@@ -66,7 +66,7 @@ def test_a_network_is_trained_where_it_is(name: str, request, monkeypatch):
     network = build(name, CLASSES, size=SIZE, seed=0)
     cells = np.zeros((8, SIZE, SIZE, 3), np.uint8)
     settings = FitSettings(epochs=2, batch=4)
-    request.getfixturevalue("values")
+    request.getfixturevalue("without_values")
     move(network)
 
     def fill(_loss: torch.Tensor) -> None:

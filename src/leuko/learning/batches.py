@@ -205,8 +205,8 @@ def augment(
     Args:
         images: (B, 3, S, S), in [0, 1].
         augmentation: How far images may differ.
-        generator: Source of randomness, of the processor: what is drawn doesn't depend on where
-            the images are, but for the noise, whose strength and nothing else is the same.
+        generator: Source of randomness, of the processor, wherever the images are. Only the grain
+            of the noise is drawn by a GPU itself.
         size, reach: As for `iterate_batches`.
 
     Returns:

@@ -281,9 +281,11 @@ class Jobs:
         kept = find_adaptation(self._store, reading)
         if state == NONE and kept is not None:
             state = DONE
-        now = ("it ends at its next step", 0, 0) if job.ending else (job.doing, job.done, job.total)
+        doing, done, total = job.doing, job.done, job.total
+        if job.ending:
+            doing, done, total = "it ends at its next step", 0, 0
         return {
-            "state": state, **dict(zip(("doing", "done", "total"), now, strict=True)),
+            "state": state, "doing": doing, "done": done, "total": total,
             "error": job.error, "busy": elsewhere,
             "labels": self._measure(above, list_reviewed(found)).to_json(),
             "kept": None if kept is None else _describe(kept, found.outline["revision"]),
