@@ -173,6 +173,9 @@ def build(name: str, classes: int, *, size: int, init: str = "random", seed: int
             network = _build_timm(name, classes, size, pretrained=init == "imagenet")
         else:
             network = _build_torchvision(architecture, classes, pretrained=init == "imagenet")
+    from leuko.learning.layers import quicken
+
+    quicken(network)
     if init == "blood":
         _load_start(network, find_start(name).path)
     elif init not in STARTS:
