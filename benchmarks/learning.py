@@ -170,9 +170,10 @@ def try_recipe(
     tasks: Sequence[tuple[np.ndarray, ...]],
     seeds: int = 1,
     start: str = "blood",
+    precision: str = "auto",
 ) -> str:
     settings, size, pretrained = trial
-    settings = replace(settings, precision=choose_precision(name, "auto"))
+    settings = replace(settings, precision=choose_precision(name, precision))
     init = start if pretrained else "random"
     answers, began = [], perf_counter()
     for seed, (cells, labels, test, _) in enumerate(tasks):
@@ -201,6 +202,10 @@ def main() -> None:
     parser.add_argument("--models", default="resnet18,efficientnet_b0,alexnet")
     parser.add_argument("--tasks", type=int, default=3)
     parser.add_argument("--start", default="blood", help="a file, in place of the shipped one")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "float32", "bfloat16"),
+        help="what is trained in; auto is what training would choose on this processor",
+    )  # fmt: skip
     parser.add_argument("--only", default="", help="trials whose name holds this")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -215,8 +220,9 @@ def main() -> None:
         for told, trial in TRIALS.items():
             if given.only in told:
                 with mixing(told):
-                    figures = try_recipe(name, trial, tasks, SEEDS.get(told, 1), given.start)
-                    print(f"| {name} | {told} | {figures}", flush=True)
+                    seeds = SEEDS.get(told, 1)
+                    row = try_recipe(name, trial, tasks, seeds, given.start, given.precision)
+                    print(f"| {name} | {told} | {row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""How long gradients take in the layers that Leuko exchanges, and a whole step, on one core.
+
+    uv run python benchmarks/layers.py
+
+EfficientNet-B0 as torchvision makes it beside the same after `leuko.learning.layers.quicken`:
+all its depthwise convolutions forward and back, then a whole forward and backward pass. Processor
+time; the two take turns, and medians are printed. The pictures are noise: only the time counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from copy import deepcopy
+from statistics import median
+from time import process_time
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models import efficientnet_b0
+
+from leuko.engine import keep_freed_memory
+from leuko.learning.layers import quicken
+from leuko.run import describe_environment
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def measure(works: list[Callable[[], None]], rounds: int) -> list[float]:
+    """Median of the milliseconds of each, which take turns; a first round isn't counted."""
+    times: list[list[float]] = [[] for _ in works]
+    for index in range(rounds + 1):
+        for work, own in zip(works, times, strict=True):
+            begun = process_time()
+            work()
+            if index:
+                own.append(1e3 * (process_time() - begun))
+    return [median(own) for own in times]
+
+
+def list_depthwise(
+    network: nn.Module, images: torch.Tensor
+) -> list[tuple[nn.Conv2d, torch.Tensor]]:
+    """Each depthwise convolution with a picture of the size that it gets."""
+    found: list[tuple[nn.Conv2d, torch.Tensor]] = []
+    hooks = [
+        m.register_forward_hook(lambda m, x, _: found.append((m, torch.randn_like(x[0]))))
+        for m in network.modules()
+        if isinstance(m, nn.Conv2d) and m.groups > 1
+    ]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def pass_through(layers: list[tuple[nn.Conv2d, torch.Tensor]], precision: str) -> None:
+    """Forward and back through each layer by itself."""
+    dtype = getattr(torch, precision)
+    for layer, x in layers:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            y = layer(x.to(dtype).requires_grad_())
+        y.backward(torch.ones_like(y, memory_format=torch.channels_last))
+
+
+def step(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, precision: str) -> None:
+    """A whole pass without an optimizer."""
+    dtype = getattr(torch, precision)
+    network.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = network(images).float()
+    functional.cross_entropy(logits, labels).backward()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 96, 128])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    machine = describe_environment([])
+    print(f"{machine['processor']}, torch {machine['torch']}, batches of {args.batch}\n")
+    print(
+        "| size | precision | depthwise convolutions, torchvision's, ms | Leuko's | a whole step, "
+        "torchvision's, ms | Leuko's | times as fast |\n|---|---|---|---|---|---|---|"
+    )
+    own = efficientnet_b0(num_classes=4).train().to(memory_format=torch.channels_last)
+    quick = deepcopy(own)
+    quicken(quick)
+    for size in args.sizes:
+        images = torch.randn(args.batch, 3, size, size).contiguous(
+            memory_format=torch.channels_last
+        )
+        labels = torch.arange(args.batch) % 4
+        for precision in PRECISIONS:
+            layers, steps = [], []
+            for network in (own, quick):
+                alone = list_depthwise(network, images)
+                layers.append(lambda alone=alone: pass_through(alone, precision))  # noqa: B023
+                steps.append(lambda n=network: step(n, images, labels, precision))  # noqa: B023
+            a, b = measure(layers, args.rounds)
+            c, d = measure(steps, args.rounds)
+            print(f"| {size} | {precision} | {a:.0f} | {b:.0f} | {c:.0f} | {d:.0f} "
+                  f"| {c / d:.2f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
