@@ -318,10 +318,9 @@ def choose_memory_format(network: nn.Module) -> torch.memory_format:
 def choose_precision(name: str, asked: str, device: str = "cpu") -> str:
     """What a network trains in: ``float32`` or ``bfloat16``.
 
-    Measured on one core of a processor that multiplies bfloat16 by itself, with 64-pixel images:
-    ResNet-18 gains two thirds by it and AlexNet a third or more, EfficientNet loses half, as its
-    convolutions see one channel each (``benchmarks/precision.py``). Other backbones aren't known,
-    and neither are GPUs.
+    Measured on one core of a processor that multiplies bfloat16 by itself, with 64- and 96-pixel
+    images: each of the three families gains a fifth to two thirds by it
+    (``benchmarks/precision.py``). Other backbones aren't known, and neither are GPUs.
 
     Args:
         name: See `find_architecture`.
@@ -330,7 +329,7 @@ def choose_precision(name: str, asked: str, device: str = "cpu") -> str:
     """
     if asked != "auto" or device != "cpu":
         return asked.replace("auto", "float32")
-    gains = find_architecture(name).family in ("resnet", "alexnet")
+    gains = find_architecture(name).family in ("resnet", "efficientnet", "alexnet")
     return "bfloat16" if gains and has_bfloat16() else "float32"
 
 
