@@ -47,7 +47,7 @@ from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 from pretraining import Cells, choose_third, judge, read_cells, take
 
-SIZE, MOST = 96, 800
+MOST = 800
 FAR = 2.0  # µm off the middle of its picture
 # Name, variation, light.
 ROWS = (
@@ -64,7 +64,7 @@ ROWS = (
 )  # fmt: skip
 
 
-def read_run(run: Path, light: str) -> tuple[Cells, Cells]:
+def read_run(run: Path, light: str, size: int) -> tuple[Cells, Cells]:
     """What RUN trained on, `MOST` of each class, and what it kept aside, in a light."""
     manifest = read_manifest(run / "manifest.parquet")
     table = manifest.table.unique("image", keep="first", maintain_order=True)
@@ -79,8 +79,8 @@ def read_run(run: Path, light: str) -> tuple[Cells, Cells]:
 
     def cut(part: pl.DataFrame) -> Cells:
         own = manifest.with_table(part.drop("part"))
-        names, plain, _ = cut_pictures(own, view="cell", size=SIZE, light=light)
-        side = round(SIZE * SURROUNDINGS / WINDOW)
+        names, plain, _ = cut_pictures(own, view="cell", size=size, light=light)
+        side = round(size * SURROUNDINGS / WINDOW)
         _, wide, _ = cut_pictures(own, view="cell", size=side, window=SURROUNDINGS, light=light)
         told = {image: rest for image, *rest in part.select("image", "label", "group").iter_rows()}
         labels = np.array([told[name][0].lower() for name in names])
@@ -99,7 +99,7 @@ def measure_offsets(kaggle: Path) -> NDArray[np.float64]:
         for image, height, width in found.table.select("image", "height", "width").iter_rows()
     }
     offsets = []
-    for cell in cut_cells(found, view="cell", size=SIZE, light="given"):
+    for cell in cut_cells(found, view="cell", size=96, light="given"):
         middle = (*cell.leukocyte.centre,) * 2
         placed = place_in_cell([middle], *sizes[cell.image], cell.leukocyte)
         offsets.append(WINDOW * np.hypot(*(placed[0, :2] - 0.5)))
@@ -107,7 +107,7 @@ def measure_offsets(kaggle: Path) -> NDArray[np.float64]:
 
 
 @contextmanager
-def teaching(model: str, classes: Sequence[str]) -> Iterator[None]:
+def teaching(model: str, classes: Sequence[str], size: int) -> Iterator[None]:
     """Has training learn what a shipped start answers; put around the loop from outside."""
     if not model:
         yield
@@ -115,7 +115,7 @@ def teaching(model: str, classes: Sequence[str]) -> Iterator[None]:
     start = find_start(model)
     if list(start.classes) != list(classes):
         raise SystemExit(f"The start of {model} knows {start.classes}; expected {classes}.")
-    teacher = build(model, len(classes), size=SIZE, seed=0)
+    teacher = build(model, len(classes), size=size, seed=0)
     teacher.load_state_dict({k: v.float() for k, v in load_file(start.path).items()})
     teacher.eval()
     give, judge_labels = training.iterate_batches, functional.cross_entropy
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("kaggle", type=Path)
     parser.add_argument("--rows", default=",".join(map(str, range(len(ROWS)))))
     parser.add_argument("--model", default="efficientnet_b0")
+    parser.add_argument("--size", type=int, default=96, help="side of the pictures, px")
     parser.add_argument("--teacher", default="", help="a shipped start: efficientnet_b0, …")
     parser.add_argument("--slide", type=lambda levels: [float(x) for x in levels.split(",")])
     given = parser.parse_args()
@@ -160,8 +161,8 @@ def main() -> None:
         chosen = [row for row in rows if row[2] == light]
         if not chosen:
             continue
-        train, home = read_run(given.run, light)
-        away = read_cells(given.kaggle, "classic", SIZE, light)
+        train, home = read_run(given.run, light, given.size)
+        away = read_cells(given.kaggle, "classic", given.size, light)
         away = take(away, choose_third(away))
         for told, cells in (("home", home), ("away", away)):
             slide = np.median([measure_background(p.reshape(-1, 3)) for p in cells.wide], axis=0)
@@ -178,14 +179,15 @@ def main() -> None:
         labels = np.searchsorted(classes, train.labels)
         every = np.arange(len(home.labels))
         for told, augmentation, _ in chosen:
-            network = build(given.model, len(classes), size=SIZE, seed=0)
+            network = build(given.model, len(classes), size=given.size, seed=0)
             network.load_state_dict(average([load_file(path) for path in given.start]))
             if augmentation is not None:
                 settings = FitSettings(
-                    epochs=2, batch=32, learning_rate=5e-4, size=SIZE, augmentation=augmentation,
-                    reach=WINDOW / SURROUNDINGS, precision=choose_precision(given.model, "auto"),
+                    epochs=2, batch=32, learning_rate=5e-4, size=given.size,
+                    augmentation=augmentation, reach=WINDOW / SURROUNDINGS,
+                    precision=choose_precision(given.model, "auto"),
                 )  # fmt: skip
-                with teaching(given.teacher, classes):
+                with teaching(given.teacher, classes, given.size):
                     for _ in fit(network, train.wide, labels, settings, seed=0):
                         pass
             figures = judge(network, home, every, away)
