@@ -38,6 +38,7 @@ SHIPPED = "as shipped"
 RECIPES: dict[str, dict[str, Any]] = {
     SHIPPED: {},
     "128 px": {"size": 128},
+    "128 px, half of it at 96": {"size": 128, "small": 0.5},
     "rate 0.0005": {"learning_rate": 5e-4},
     "statistics frozen": {"frozen": True},
     "16 epochs": {"epochs": 16},
@@ -51,7 +52,7 @@ def open_recipe(
     data: Cleaned, run: Path, recipe: str, models: Sequence[str], watcher: Console
 ) -> tuple[Plan, list[FoldJob]]:
     """A run folder of its own for each recipe, with the same folds, and the outer jobs."""
-    folder = run / recipe.replace(" ", "-")
+    folder = run / recipe.replace(",", "").replace(" ", "-")
     asked = {**RECIPES[recipe], "models": tuple(models), "leak_meter": False}
     known = (folder / "config.toml").exists()
     with open_run(
@@ -98,10 +99,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--models", default=",".join(StudySettings().models))
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="besides the shipped one")
+    parser.add_argument(
+        "--recipes", default=";".join(RECIPES), help="besides the shipped one, between semicolons"
+    )
     given = parser.parse_args()
     models = given.models.split(",")
-    recipes = list(dict.fromkeys([SHIPPED, *given.recipes.split(",")]))
+    recipes = list(dict.fromkeys([SHIPPED, *given.recipes.split(";")]))
     if unknown := set(recipes) - set(RECIPES):
         parser.error(f"no recipe {', '.join(unknown)}; expected some of {', '.join(RECIPES)}")
     watcher = Console([])
