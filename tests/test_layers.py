@@ -93,6 +93,12 @@ def test_only_depthwise_convolutions_are_exchanged():
     network = nn.Sequential(*layers)
     quicken(network)
     assert list(network) == layers
-    network = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=False))
+
+
+def test_what_is_exchanged_is_still_of_the_kind_that_others_look_for():
+    layers = [nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.AdaptiveAvgPool2d(1), nn.SiLU()]
+    network = nn.Sequential(*layers)
     quicken(network)
     assert isinstance(network[0], DepthwiseConv2d)
+    assert network[1] is not layers[1]
+    assert all(isinstance(a, type(b)) for a, b in zip(network, layers, strict=True))

@@ -141,13 +141,16 @@ def _has_channels_last(x: torch.Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
-class GlobalMean2d(nn.Module):
+class GlobalMean2d(nn.AdaptiveAvgPool2d):
     """The mean over a picture, (B, C, H, W) to (B, C, 1, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) to (B, C, 1, 1)."""
         if not torch.is_grad_enabled() or not self.training or x.device.type != "cpu":
-            return functional.adaptive_avg_pool2d(x, 1)
+            return super().forward(x)
         result: torch.Tensor = _GlobalMean.apply(x)  # type: ignore[no-untyped-call]
         return result
 
