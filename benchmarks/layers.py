@@ -1,10 +1,13 @@
 """How long gradients take in the layers that Leuko exchanges, and a whole step, on one core.
 
     uv run python benchmarks/layers.py
+    uv run python benchmarks/layers.py --passes resnet18
 
 EfficientNet-B0 as torchvision makes it beside the same after `leuko.learning.layers.quicken`:
 all its depthwise convolutions forward and back, then a whole forward and backward pass. Processor
 time; the two take turns, and medians are printed. The pictures are noise: only the time counts.
+`--passes` times each convolution of a network by itself, in PyTorch's own code: forward, the
+gradient of its input, that of its weights.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from time import process_time
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models import efficientnet_b0
+from torchvision.models import efficientnet_b0, get_model
 
 from leuko.engine import keep_freed_memory
 from leuko.learning.layers import quicken
@@ -39,15 +42,15 @@ def measure(works: list[Callable[[], None]], rounds: int) -> list[float]:
     return [median(own) for own in times]
 
 
-def list_depthwise(
+def list_convolutions(
     network: nn.Module, images: torch.Tensor
 ) -> list[tuple[nn.Conv2d, torch.Tensor]]:
-    """Each depthwise convolution with a picture of the size that it gets."""
+    """Each convolution with a picture of the size that it gets."""
     found: list[tuple[nn.Conv2d, torch.Tensor]] = []
     hooks = [
         m.register_forward_hook(lambda m, x, _: found.append((m, torch.randn_like(x[0]))))
         for m in network.modules()
-        if isinstance(m, nn.Conv2d) and m.groups > 1
+        if isinstance(m, nn.Conv2d)
     ]
     with torch.no_grad():
         network(images)
@@ -74,16 +77,54 @@ def step(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, precisi
     functional.cross_entropy(logits, labels).backward()
 
 
+def print_passes(name: str, sizes: list[int], batch: int, rounds: int) -> None:
+    """A row for each different convolution of a network, as torchvision makes it."""
+    network = get_model(name, num_classes=4).to(memory_format=torch.channels_last)
+    print("| picture, channels | kernel, stride, groups | precision | forward, ms | of its input "
+          "| of its weights | GFLOP/s of the three |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    for size in sizes:
+        images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+        rows = {}
+        for layer, x in list_convolutions(network, images):
+            rows[tuple(x.shape), layer.weight.shape, layer.stride, layer.groups] = (layer, x)
+        for (shape, weight, stride, groups), (layer, x) in rows.items():
+            for precision in PRECISIONS:
+                dtype = getattr(torch, precision)
+                a, w = x.to(dtype), layer.weight.detach().to(dtype)
+                y = functional.conv2d(a, w, None, stride, layer.padding, 1, groups)
+
+                def turn_back(*wanted: bool, a=a, w=w, y=y, layer=layer) -> None:
+                    torch.ops.aten.convolution_backward(
+                        y, a, w, None, layer.stride, layer.padding, (1, 1), False, (0, 0),
+                        layer.groups, [*wanted, False],
+                    )  # fmt: skip
+
+                times = measure([
+                    lambda a=a, w=w, layer=layer: functional.conv2d(
+                        a, w, None, layer.stride, layer.padding, 1, layer.groups),
+                    lambda f=turn_back: f(True, False),
+                    lambda f=turn_back: f(False, True),
+                ], rounds)  # fmt: skip
+                work = 2e-6 * y.numel() * weight[1] * weight[2] * weight[3]
+                print(f"| {shape[2]}, {shape[1]} to {weight[0]} "
+                      f"| {weight[2]}, {stride[0]}, {groups} | {precision} | {' | '.join(f'{t:.2f}' for t in times)} "
+                      f"| {', '.join(f'{work / t:.0f}' for t in times)} |", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 96, 128])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--passes", metavar="MODEL", help="each convolution by itself")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     machine = describe_environment([])
     print(f"{machine['processor']}, torch {machine['torch']}, batches of {args.batch}\n")
+    if args.passes:
+        print_passes(args.passes, args.sizes, args.batch, args.rounds)
+        return
     print(
         "| size | precision | depthwise convolutions, torchvision's, ms | Leuko's | a whole step, "
         "torchvision's, ms | Leuko's | times as fast |\n|---|---|---|---|---|---|---|"
@@ -99,7 +140,7 @@ def main() -> None:
         for precision in PRECISIONS:
             layers, steps = [], []
             for network in (own, quick):
-                alone = list_depthwise(network, images)
+                alone = [p for p in list_convolutions(network, images) if p[0].groups > 1]
                 layers.append(lambda alone=alone: pass_through(alone, precision))  # noqa: B023
                 steps.append(lambda n=network: step(n, images, labels, precision))  # noqa: B023
             a, b = measure(layers, args.rounds)

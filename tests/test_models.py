@@ -13,6 +13,7 @@ from leuko.learning.models import (
     ARCHITECTURES,
     build,
     check_input_size,
+    choose_precision,
     count_flops,
     count_parameters,
     find_architecture,
@@ -165,3 +166,12 @@ def test_the_faster_pooling_gives_the_same_to_the_last_bit(name):
         return [logits, *(p.grad for p in network.parameters())]
 
     assert all(torch.equal(a, b) for a, b in zip(run(faster=True), run(faster=False), strict=True))
+
+
+def test_auto_is_bfloat16_for_the_three_families_where_the_processor_has_it(monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr("leuko.learning.models.has_bfloat16", lambda has=has: has)
+        for name in ("resnet18", "efficientnet_b0", "alexnet"):
+            assert choose_precision(name, "auto") == ("bfloat16" if has else "float32")
+            assert choose_precision(name, "float32") == "float32"
+        assert choose_precision("timm:mobilenetv3_small_050", "auto") == "float32"

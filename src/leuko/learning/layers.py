@@ -3,11 +3,11 @@
 Knows single layers; knows nothing of networks' names, of images or of training. It needs PyTorch
 to be imported, so it is itself imported only by what builds a network.
 
-On a processor PyTorch's own are slow in four places, of which EfficientNet has many: the gradient
+On a processor PyTorch's own are slow in five places, of which EfficientNet has many: the gradient
 of a depthwise convolution's weights where its kernel is wider than 3 or than the picture; that of
 its input where it halves a picture in bfloat16; that of the mean over a picture, whose channels
-come in another order than all that it is added to; and SiLU in place, which copies its input
-first (``results/training_speed.md``).
+come in another order than all that it is added to; SiLU in place, which copies its input first;
+and pooling, which ResNet and AlexNet have (``results/training_speed.md``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ def quicken(network: nn.Module) -> None:
 
     Forward nothing changes, to the last bit. Backward the weights' gradients of depthwise
     convolutions are other sums of the same products.
+
+    Args:
+        network: Anything; what isn't known to be slow stays as it is.
     """
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
@@ -33,6 +36,9 @@ def quicken(network: nn.Module) -> None:
                 setattr(parent, name, GlobalMean2d())
             elif isinstance(layer, nn.SiLU):
                 layer.inplace = False
+            elif isinstance(layer, nn.MaxPool2d):
+                layer.register_forward_pre_hook(_put_channels_last)
+                layer.register_forward_hook(_put_channels_first)
 
 
 def _is_depthwise(layer: nn.Conv2d) -> bool:
@@ -91,7 +97,7 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            # Where the result is smaller, oneDNN has vector code for float32 only.
+            # Where the result is smaller, bfloat16 takes many times as long as float32.
             dtype = torch.float32 if ctx.stride > 1 else x.dtype
             of_x = _differentiate(
                 gradient.to(dtype), x.to(dtype), weight.to(dtype), ctx.stride, ctx.padding, 0
@@ -104,9 +110,9 @@ class _Depthwise(torch.autograd.Function):
 def _differentiate_weight(
     gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int
 ) -> torch.Tensor:
-    """The kernel in pieces of 3 × 3, which oneDNN has vector code for; the last ones overlap."""
+    """The kernel in pieces of 3 × 3, at which oneDNN is fast; the last ones overlap."""
     side = weight.shape[-1]
-    if side == 3 and min(x.shape[2:]) >= 3:  # it has none for pictures smaller than the kernel
+    if side == 3 and min(x.shape[2:]) >= 3:  # slow too where the picture is smaller
         return _differentiate(gradient, x, weight, stride, padding, 1)
     order = torch.channels_last if _has_channels_last(x) else torch.contiguous_format
     padded = functional.pad(x, [padding] * 4)
@@ -166,3 +172,15 @@ class _GlobalMean(torch.autograd.Function):
         height, width = ctx.shape[2:]
         spread: torch.Tensor = (gradient / (height * width)).expand(ctx.shape)
         return spread
+
+
+# PyTorch pools an image whose channels lie together with vector instructions, and any other one
+# number at a time: with the two conversions it takes a third of the time, to the same last bit.
+def _put_channels_last(_layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return inputs[0].contiguous(memory_format=torch.channels_last)
+
+
+def _put_channels_first(
+    _layer: nn.Module, _inputs: tuple[torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    return output.contiguous()

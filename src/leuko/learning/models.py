@@ -214,25 +214,7 @@ def _build_torchvision(architecture: Architecture, classes: int, *, pretrained: 
                     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         network.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(256, classes))
-    for layer in network.modules():
-        if isinstance(layer, nn.MaxPool2d):
-            layer.register_forward_pre_hook(_put_channels_last)
-            layer.register_forward_hook(_put_channels_first)
     return network
-
-
-# PyTorch pools an image whose channels lie together with vector instructions, and any other one
-# number at a time: with the two conversions it takes a third of the time, to the same last bit.
-def _put_channels_last(_layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return inputs[0].contiguous(memory_format=torch.channels_last)
-
-
-def _put_channels_first(
-    _layer: nn.Module, _inputs: tuple[torch.Tensor], output: torch.Tensor
-) -> torch.Tensor:
-    return output.contiguous()
 
 
 def _build_timm(name: str, classes: int, size: int, *, pretrained: bool) -> nn.Module:
@@ -319,7 +301,7 @@ def choose_precision(name: str, asked: str, device: str = "cpu") -> str:
     """What a network trains in: ``float32`` or ``bfloat16``.
 
     Measured on one core of a processor that multiplies bfloat16 by itself, with 64- and 96-pixel
-    images: each of the three families gains a fifth to two thirds by it
+    images: each of the three families gains a fifth to seven tenths by it
     (``benchmarks/precision.py``). Other backbones aren't known, and neither are GPUs.
 
     Args:
@@ -329,7 +311,7 @@ def choose_precision(name: str, asked: str, device: str = "cpu") -> str:
     """
     if asked != "auto" or device != "cpu":
         return asked.replace("auto", "float32")
-    gains = find_architecture(name).family in ("resnet", "efficientnet", "alexnet")
+    gains = find_architecture(name).family != "timm"
     return "bfloat16" if gains and has_bfloat16() else "float32"
 
 
