@@ -106,9 +106,10 @@ def print_passes(name: str, sizes: list[int], batch: int, rounds: int) -> None:
                     lambda f=turn_back: f(False, True),
                 ], rounds)  # fmt: skip
                 work = 2e-6 * y.numel() * weight[1] * weight[2] * weight[3]
+                each, rates = zip(*((f"{t:.2f}", f"{work / t:.0f}") for t in times), strict=True)
                 print(f"| {shape[2]}, {shape[1]} to {weight[0]} "
-                      f"| {weight[2]}, {stride[0]}, {groups} | {precision} | {' | '.join(f'{t:.2f}' for t in times)} "
-                      f"| {', '.join(f'{work / t:.0f}' for t in times)} |", flush=True)  # fmt: skip
+                      f"| {weight[2]}, {stride[0]}, {groups} | {precision} "
+                      f"| {' | '.join(each)} | {', '.join(rates)} |", flush=True)  # fmt: skip
 
 
 def main() -> None:
