@@ -10,7 +10,8 @@ RUN is the folder of a pretraining, START the weights that are trained on; of se
 two epochs, on 800 cells of each class, with each variation and light in turn; judged on the tenth
 of RUN that was kept aside and on the development third of the Kaggle set (see `pretraining.py`).
 Four minutes a row on one core; `--rows 0,2` names rows, so that two can run side by side. `--slide`
-shows the Kaggle set's cells in another light than the grey of training. `--teacher` names a shipped
+shows the Kaggle set's cells in another light than the grey of training, `--frozen` keeps the
+statistics of batch normalisation. `--teacher` names a shipped
 start whose answers to the same changed pictures are learnt in place of the labels.
 
 Source of the teaching: Beyer et al. 2022, arXiv:2106.05237.
@@ -151,6 +152,8 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(map(str, range(len(ROWS)))))
     parser.add_argument("--model", default="efficientnet_b0")
     parser.add_argument("--size", type=int, default=96, help="side of the pictures, px")
+    parser.add_argument("--frozen", action="store_true", help="statistics of normalisation stay")
+    parser.add_argument("--seed", type=int, default=0, help="of order and variation")
     parser.add_argument("--teacher", default="", help="a shipped start: efficientnet_b0, …")
     parser.add_argument("--slide", type=lambda levels: [float(x) for x in levels.split(",")])
     given = parser.parse_args()
@@ -185,10 +188,10 @@ def main() -> None:
                 settings = FitSettings(
                     epochs=2, batch=32, learning_rate=5e-4, size=given.size,
                     augmentation=augmentation, reach=WINDOW / SURROUNDINGS,
-                    precision=choose_precision(given.model, "auto"),
+                    precision=choose_precision(given.model, "auto"), frozen=given.frozen,
                 )  # fmt: skip
                 with teaching(given.teacher, classes, given.size):
-                    for _ in fit(network, train.wide, labels, settings, seed=0):
+                    for _ in fit(network, train.wide, labels, settings, seed=given.seed):
                         pass
             figures = judge(network, home, every, away)
             print(f"| {told} | {light} | {' | '.join(figures)} |", flush=True)
