@@ -43,12 +43,19 @@ def test_window_moves_inwards_at_the_border() -> None:
     assert np.array_equal(cut, resize_image(field[:side, :side], 96, 96))
 
 
-def test_a_picture_smaller_than_the_window_gets_its_edge_colour() -> None:
-    field = np.full((40, 60, 3), 200, dtype=np.uint8)
-    field[:, :30] = 90
-    cut = cut_cell(field, Leukocyte(10, 10, 30, 30, score=1.0, scale=5.0), 50, light="given")
-    assert cut.shape == (50, 50, 3)
-    assert set(np.unique(cut[:, [0, -1]])) == {90, 200}
+@pytest.mark.parametrize("light", LIGHTS)
+def test_a_picture_smaller_than_the_window_lies_on_an_empty_slide(light: str) -> None:
+    """Its edges aren't drawn out to stripes that could pass for part of the cell."""
+    field = np.full((40, 60, 3), (200, 210, 190), dtype=np.uint8)
+    field[8:40, 10:50] = 90  # a cell that the lower edge cuts
+    cell = Leukocyte(10, 8, 50, 40, score=1.0, scale=5.0)
+    cut = cut_cell(field, cell, 100, light=light)  # a pixel a pixel
+    slide = (200, 210, 190) if light == "given" else (EMPTY,) * 3
+    around = np.ones((100, 100), dtype=bool)
+    around[30:70, 20:80] = False
+    assert (np.abs(cut[around].astype(int) - slide) <= 1).all()
+    if light == "given":
+        assert np.array_equal(cut[30:70, 20:80], field)
 
 
 lamps = st.tuples(*[st.floats(0.5, 1.0)] * 3)

@@ -76,6 +76,50 @@ def test_same_cell_at_half_the_magnification() -> None:
     assert float(np.abs(a.astype(int) - b).mean()) < 6
 
 
+@pytest.mark.parametrize("side", [170, 220, 280])
+@pytest.mark.parametrize("enlarged", [1, 2])
+def test_a_cell_cut_out_closely_tells_its_scale_by_its_nucleus(side: int, enlarged: int) -> None:
+    """No red cell is in sight, its cytoplasm is none, and the picture is no field of 47 µm."""
+    field = draw_field([(300, 240)])
+    y, x = np.mgrid[:480, :640]
+    field[np.hypot(x - 300, y - 240) < 70] = (120, 90, 180)
+    half = side // 2
+    around = np.ascontiguousarray(field[240 - half : 240 + half, 300 - half : 300 + half])
+    piece = resize_image(around, side * enlarged, side * enlarged)
+    assert estimate_scale(piece) == pytest.approx(enlarged * estimate_scale(field), rel=0.1)
+    cell = choose_leukocyte(find_leukocytes(piece), piece)
+    assert cell.score > 0.5
+    assert cell.centre == pytest.approx((half * enlarged, half * enlarged), abs=8 * enlarged)
+
+
+def test_a_nucleus_in_a_field_doesnt_decide_where_red_cells_do() -> None:
+    """A nucleus of 200 µm² is a rare one, not a wrong scale."""
+    field = draw_field([(300, 240)])
+    y, x = np.mgrid[:480, :640]
+    giant = field.copy()
+    giant[np.hypot(x - 300, y - 240) < 105] = (120, 90, 180)
+    assert estimate_scale(giant) == pytest.approx(estimate_scale(field), rel=0.08)
+
+
+def test_red_nuclei_are_found_by_their_darkness() -> None:
+    """A stain, or a camera, in which they take the blue light as well."""
+    field = draw_field([(150, 150), (480, 320)])
+    red = field.copy()
+    red[(field[..., 2] > field[..., 0] + 20)] = (150, 40, 60)
+    found = find_leukocytes(red)
+    assert len(found) == 2
+    assert all(c.score > 0.5 for c in found)
+    assert estimate_scale(red) == pytest.approx(estimate_scale(field), rel=0.08)
+
+
+def test_red_cells_that_overlap_are_not_nuclei() -> None:
+    field = draw_field([])
+    y, x = np.mgrid[:480, :640]
+    twice = np.hypot(x - 250, y - 240) < 40
+    field[twice] = (field[twice].astype(float) ** 2 / 210).astype(np.uint8)
+    assert [c for c in find_leukocytes(field) if c.score >= 0.5] == []
+
+
 def test_the_label_of_a_cut_out_is_that_of_the_cell_in_its_middle() -> None:
     field = draw_field([(250, 240), (480, 240)])
     field[np.hypot(*(np.mgrid[:480, :640] - np.array([240, 480])[:, None, None])) < 80] = (

@@ -32,8 +32,9 @@ def cut_cell(
 
     The window is a square of `window` µm around the middle of the cell. Near the border it
     moves inwards, because padding would show what was never there; only where the field
-    itself is smaller than the window is its edge colour repeated. A cell that is wider than
-    the window (a smudge, a giant cell) loses its rim, so that size stays comparable.
+    itself is smaller than the window is it laid on an empty slide, on which nothing can be taken
+    for a cell's. A cell that is wider than the window (a smudge, a giant cell) loses its rim, so
+    that size stays comparable.
 
     Args:
         field: RGB uint8, (H, W, 3).
@@ -55,16 +56,16 @@ def cut_cell(
     scale = leukocyte.scale or estimate_scale(field)
     side = max(1, round(window * scale))
     piece = _take(field, leukocyte, side)
+    background = _measure_light(_take(field, leukocyte, max(1, round(SURROUNDINGS * scale))))
     missing_x, missing_y = side - piece.shape[1], side - piece.shape[0]
     if missing_x or missing_y:
-        around = (
-            (missing_y // 2, missing_y - missing_y // 2),
-            (missing_x // 2, missing_x - missing_x // 2),
-            (0, 0),
-        )
-        piece = np.pad(piece, around, mode="edge")
+        whole = np.empty((side, side, 3), np.uint8)
+        whole[:] = np.rint(background)
+        top, left = missing_y // 2, missing_x // 2
+        whole[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
+        piece = whole
     cell = resize_image(np.ascontiguousarray(piece), size, size)
-    return _light(cell, _take(field, leukocyte, max(1, round(SURROUNDINGS * scale))), light)
+    return _light(cell, background, light)
 
 
 def place_in_cell(
@@ -111,18 +112,20 @@ def cut_field(field: Field, size: int, *, light: str) -> Field:
         ShapeError, SettingsError: As for `cut_cell`.
     """
     check_field(field)
-    return _light(resize_image(field, size, size), field, light)
+    return _light(resize_image(field, size, size), _measure_light(field), light)
 
 
-def _light(cell: Field, around: Field, light: str) -> Field:
-    """A picture in one of `LIGHTS`, measured in what lies around it."""
+def _measure_light(around: Field) -> NDArray[np.float64]:
+    """The light of the empty slide in a piece of a field, (3,)."""
+    step = -(-max(around.shape[:2]) // SAMPLED)
+    return measure_background(around[::step, ::step].reshape(-1, 3))
+
+
+def _light(cell: Field, background: NDArray[np.float64], light: str) -> Field:
+    """A picture in one of `LIGHTS`, by the light of its empty slide."""
     if light not in LIGHTS:
         raise SettingsError(f"light is {light!r}; expected one of: {', '.join(LIGHTS)}.")
-    if light == "given":
-        return cell
-    step = -(-max(around.shape[:2]) // SAMPLED)
-    background = measure_background(around[::step, ::step].reshape(-1, 3))
-    return match_light(cell, background)
+    return cell if light == "given" else match_light(cell, background)
 
 
 def _take(field: Field, leukocyte: Leukocyte, side: int) -> Field:

@@ -1,7 +1,8 @@
 """Finds the leukocytes in a field and measures its physical scale.
 
 Works on stain, not on shape: after division by the empty background a nucleus takes red and
-green light but leaves the blue, a red cell takes the blue. What this module refuses to know:
+green light but leaves the blue, a red cell takes the blue. Where a stain or a camera has made
+nuclei red, they are known by being far darker than red cells. What this module refuses to know:
 classes, labels, files.
 
     field → thumbnail → optical density → stain response ┬→ nuclei → cells → boxes with a score
@@ -27,6 +28,11 @@ from leuko.errors import ShapeError
 
 INSCRIBED = 6.25  # µm, the circle that fits into a red cell (7.5 µm wide, seldom round)
 FIELD = 47.0  # µm, the long side of a field in which no red cell can be measured
+NUCLEUS = 65.0  # µm², a leukocyte's: the median of PBC's five classes lies between 51 and 114
+LARGE = 120.0  # µm², a nucleus that is seldom exceeded: only every fourth monocyte's is larger
+GIANT = 300.0  # µm², a nucleus that isn't exceeded at all: a promyelocyte's reach 270
+FAINT = 0.4  # share of what is dark; if less has a nucleus's colour, colour fails
+DARKER = 1.8  # times a red cell's density, by which a nucleus is known where its colour fails
 CUT_OUT = 48.0  # µm: square pictures up to this side were cut around one cell; fields show more
 OFF_CENTRE = 8.0  # µm from the middle of such a picture; whatever lies farther is a neighbour
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
@@ -174,14 +180,16 @@ def is_cut_out(height: int, width: int, scale: float) -> bool:
 
 
 def estimate_scale(field: Field) -> float:
-    """Pixels per micrometre, from the width of the red cells in this picture.
+    """Pixels per micrometre, from the width of the red cells in this picture, or from a nucleus.
 
     Args:
         field: RGB uint8, (H, W, 3).
 
     Returns:
         Pixels of the field per µm, > 0. Where no red cell can be measured, the scale at which
-        the long side of the field is 47 µm, as in most photographs of this kind.
+        the long side of the field is 47 µm, as in most photographs of this kind; and where a
+        nucleus would be larger than nuclei are, because the picture was cut out closely around
+        its cell, the scale at which it is as large as most are (65 µm²).
     """
     return _measure_scale(_make_view(field))
 
@@ -231,7 +239,30 @@ def _make_view(field: Field) -> _View:
     )
     stain = (red + green - 2 * blue) * valid
     body = (0.5 * red + green - 1.5 * blue) * valid
+    coloured = int((stain > _nuclear_threshold(stain)).sum())
+    if coloured < 0.04 * seen.shape[0]:  # else there is a nucleus; looking further costs time
+        dark = _find_dark(green[valid])
+        if dark and coloured < FAINT * ((green > dark) & valid).sum():
+            # 0.3 is the least threshold of nuclei. Cytoplasm isn't told from red cells.
+            stain = 0.3 * green / dark * valid
+            body = stain - 0.2
     return _View(green, stain, body, valid, shrink)
+
+
+def _find_dark(density: FloatArray) -> float:
+    """The density above which nuclei are, by being darker than red cells; 0: none are.
+
+    Args:
+        density: (n,), of green light.
+    """
+    if not density.size:
+        return 0.0
+    cells = density[density > min(max(0.06, _otsu(density)), 0.25)]
+    if not cells.size:
+        return 0.0
+    between = _otsu(cells)
+    darker, others = cells[cells > between], cells[cells <= between]
+    return between if darker.size and darker.mean() > DARKER * others.mean() else 0.0
 
 
 def _otsu(values: FloatArray) -> float:
@@ -260,12 +291,26 @@ def _nuclear_threshold(stain: FloatArray) -> float:
 
 
 def _measure_scale(view: _View) -> float:
-    """From the circles that fit into the red cells, single or touching; see `INSCRIBED`."""
-    fallback = float(max(view.valid.shape)) / view.shrink / FIELD
-    ground = view.valid & (view.stain < _nuclear_threshold(view.stain))
+    """Pixels per µm: from the red cells, and from the nucleus where they are none or no measure.
+
+    A picture that was cut out along the rim of its cell shows no whole red cell, and pieces of
+    cytoplasm may pass for some; but at a wrong scale its nucleus is one that no cell has.
+    """
+    measured = _measure_red_cells(view)
+    scale = measured or float(max(view.valid.shape)) / view.shrink / FIELD
+    return _fit_nucleus(view, scale, GIANT if measured else LARGE)
+
+
+def _measure_red_cells(view: _View) -> float:
+    """From the circles that fit into them, single or touching; see `INSCRIBED`. 0: fewer than 3.
+
+    Circles that all touch a nucleus lie in its cytoplasm, in a picture that shows one cell alone.
+    """
+    nuclei = view.stain >= _nuclear_threshold(view.stain)
+    ground = view.valid & ~nuclei
     density = view.density[ground]
     if density.size == 0 or density.min() == density.max():
-        return fallback
+        return 0.0
     threshold = min(max(0.06, _otsu(density)), 0.25)
     gaps, _ = _label(~(ground & (view.density > threshold)))
     small_gap = np.bincount(gaps.ravel()) < 250  # px: the pale middle of a red cell
@@ -276,12 +321,30 @@ def _measure_scale(view: _View) -> float:
     peak = (smooth == cv2.dilate(smooth, np.ones((13, 13), np.uint8))) & (smooth > 5)
     peak[:6], peak[-6:], peak[:, :6], peak[:, -6:] = False, False, False, False
     radii = depth[peak]
-    if radii.size < 3:
-        return fallback
+    if radii.size < 3 or not (_measure_distance(nuclei)[peak] > 1.3 * radii).any():
+        return 0.0
     order = np.argsort(radii)
     weights = np.cumsum((_look_around(solid, np.argwhere(peak), radii) ** 2 + 0.02)[order])
     middle = radii[order][np.searchsorted(weights, 0.6 * weights[-1])]
     return float(2 * middle) / INSCRIBED / view.shrink
+
+
+def _fit_nucleus(view: _View, scale: float, largest: float) -> float:
+    """The scale, or where it makes the largest nucleus larger than `largest` µm² that of `NUCLEUS`.
+
+    Lobes are joined by their distance in µm, so a new scale may show another nucleus.
+    """
+    stained = int(((view.stain > _nuclear_threshold(view.stain)) & view.valid).sum())
+    for _ in range(4):
+        unit = scale * view.shrink
+        if stained <= largest * unit**2:  # not even all together
+            return scale
+        nuclei = _find_nuclei(_blur(view.stain, 0.25 * unit), view.valid, unit)
+        area = int(np.bincount(nuclei.ravel())[1:].max(initial=0))
+        if area <= largest * unit**2:
+            return scale
+        scale, largest = float(np.sqrt(area / NUCLEUS)) / view.shrink, LARGE
+    return scale
 
 
 def _look_around(solid: Mask, centres: NDArray[np.intp], radii: FloatArray) -> FloatArray:
