@@ -92,6 +92,30 @@ def test_a_cell_cut_out_closely_tells_its_scale_by_its_nucleus(side: int, enlarg
     assert cell.centre == pytest.approx((half * enlarged, half * enlarged), abs=8 * enlarged)
 
 
+@pytest.mark.parametrize("across", [2, 3, 4])
+@pytest.mark.parametrize("shrunk", [1, 4])
+def test_wide_fields_tell_their_scale_and_lose_no_cell(across: int, shrunk: int) -> None:
+    """A smaller objective: red cells are a few px wide where they are first looked for."""
+    cells = [(150, 150), (480, 320)]
+    fields = [draw_field(cells if k % 2 else [], seed=k) for k in range(across**2)]
+    whole = np.vstack([np.hstack(fields[k : k + across]) for k in range(0, across**2, across)])
+    height, width = (side // shrunk for side in whole.shape[:2])
+    picture = resize_image(whole, height, width)
+    assert estimate_scale(picture) == pytest.approx(estimate_scale(fields[0]) / shrunk, rel=0.12)
+    found = [cell for cell in find_leukocytes(picture) if cell.score >= 0.5]
+    assert len(found) == 2 * (across**2 // 2)
+
+
+def test_a_wide_field_without_leukocytes_has_none() -> None:
+    """Platelets aren't blown up to nuclei by a scale that is too small."""
+    rng = np.random.default_rng(0)
+    picture = np.vstack([np.hstack([draw_field([], seed=k) for k in (0, 1)])] * 2)
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    for cx, cy in rng.integers(50, 900, (12, 2)):
+        picture[np.hypot(x - cx, y - cy) < 16] = (120, 90, 180)
+    assert [cell for cell in find_leukocytes(picture) if cell.score >= 0.5] == []
+
+
 def test_a_nucleus_in_a_field_doesnt_decide_where_red_cells_do() -> None:
     """A nucleus of 200 µm² is a rare one, not a wrong scale."""
     field = draw_field([(300, 240)])

@@ -29,6 +29,7 @@ from leuko.errors import ShapeError
 INSCRIBED = 6.25  # µm, the circle that fits into a red cell (7.5 µm wide, seldom round)
 FIELD = 47.0  # µm, the long side of a field in which no red cell can be measured
 NUCLEUS = 65.0  # µm², a leukocyte's: the median of PBC's five classes lies between 51 and 114
+SMALL = 30.0  # µm², smaller than a leukocyte's nucleus is
 LARGE = 120.0  # µm², a nucleus that is seldom exceeded: only every fourth monocyte's is larger
 GIANT = 300.0  # µm², a nucleus that isn't exceeded at all: a promyelocyte's reach 270
 FAINT = 0.4  # share of what is dark; if less has a nucleus's colour, colour fails
@@ -37,7 +38,13 @@ CUT_OUT = 48.0  # µm: square pictures up to this side were cut around one cell;
 OFF_CENTRE = 8.0  # µm from the middle of such a picture; whatever lies farther is a neighbour
 SMALLEST = 10.0  # µm², of a nucleus; platelets lie below 15, whole nuclei above 30
 CERTAIN = 0.5  # score from which a leukocyte in a field counts (results/leukocytes.md)
-THUMBNAIL = 160  # px, the long side at which everything is looked for
+THUMBNAIL = 160  # px, the long side at which everything is looked for in fields up to 94 µm
+RESOLUTION = 1.7  # px of the thumbnail per µm at which it is looked for in wider ones
+SHARP = 2.5  # px per µm from which on a red cell's width is measured without bias
+CLEAR = 4.0  # px per µm from which on no clump of red cells is taken for a single one
+GAP = 250  # px, of the pale middle of a red cell
+DENSE = 0.003  # red cells per µm² of a wide field at least: half of what most have
+WIDEST = 1280  # px, of a thumbnail on which red cells are measured
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -100,8 +107,8 @@ def find_leukocytes(field: Field, scale: float | None = None) -> list[Leukocyte]
     Raises:
         ShapeError: The array is not (H, W, 3) uint8.
     """
-    view = _make_view(field)
-    scale = scale or _measure_scale(view)
+    scale = scale or estimate_scale(field)
+    view = _make_view(field, max(THUMBNAIL, round(RESOLUTION * max(field.shape[:2]) / scale)))
     unit = scale * view.shrink  # px of the thumbnail per µm
     stain = _blur(view.stain, 0.25 * unit)
     body = _blur(view.body, 0.25 * unit)
@@ -191,7 +198,29 @@ def estimate_scale(field: Field) -> float:
         nucleus would be larger than nuclei are, because the picture was cut out closely around
         its cell, the scale at which it is as large as most are (65 µm²).
     """
-    return _measure_scale(_make_view(field))
+    view = _make_view(field)
+    measured = _measure_red_cells(view)
+    scale = measured or float(max(field.shape[:2])) / FIELD
+    area = _measure_nucleus(view, scale)
+    if area > (GIANT if measured else LARGE):
+        return _fit_nucleus(view, scale, area)
+    # Where red cells are too small to be measured one by one, none is, or the largest are, or
+    # clumps of them, in whose measure a nucleus is a small one.
+    clumps = scale * view.shrink < CLEAR and area < SMALL
+    side = THUMBNAIL
+    while view.shrink < 1 and side < WIDEST:
+        unsure = not measured or scale * view.shrink < SHARP
+        if not (unsure or clumps):
+            break
+        side *= 2
+        view = _make_view(field, side)
+        # If the cells were seen, their pale middles are larger here; left open, they'd make rings.
+        gap = GAP if unsure else GAP * (side / THUMBNAIL) ** 2
+        again = _measure_red_cells(view, gap, density=DENSE)
+        if again and (unsure or again < 0.75 * scale):
+            measured = scale = again
+            clumps = False
+    return scale
 
 
 def estimate_set_scales(fields: Iterable[Field]) -> dict[tuple[int, int], float]:
@@ -222,10 +251,10 @@ def check_field(field: Field) -> None:
         )
 
 
-def _make_view(field: Field) -> _View:
+def _make_view(field: Field, side: int = THUMBNAIL) -> _View:
     check_field(field)
     height, width = field.shape[:2]
-    shrink = min(1.0, THUMBNAIL / max(height, width))
+    shrink = min(1.0, side / max(height, width))
     small = resize_image(field, max(1, round(height * shrink)), max(1, round(width * shrink)))
     planes = [np.asarray(plane, np.uint8) for plane in cv2.split(small)]  # whole ones are faster
     valid = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) > 40
@@ -290,30 +319,21 @@ def _nuclear_threshold(stain: FloatArray) -> float:
     return max(0.3, _otsu(stain))
 
 
-def _measure_scale(view: _View) -> float:
-    """Pixels per µm: from the red cells, and from the nucleus where they are none or no measure.
+def _measure_red_cells(view: _View, gap: float = GAP, density: float = 0.0) -> float:
+    """Pixels per µm from the circles that fit into red cells, single or touching; see `INSCRIBED`.
 
-    A picture that was cut out along the rim of its cell shows no whole red cell, and pieces of
-    cytoplasm may pass for some; but at a wrong scale its nucleus is one that no cell has.
-    """
-    measured = _measure_red_cells(view)
-    scale = measured or float(max(view.valid.shape)) / view.shrink / FIELD
-    return _fit_nucleus(view, scale, GIANT if measured else LARGE)
-
-
-def _measure_red_cells(view: _View) -> float:
-    """From the circles that fit into them, single or touching; see `INSCRIBED`. 0: fewer than 3.
+    0 if there are fewer of them than three, or than `density` in a µm².
 
     Circles that all touch a nucleus lie in its cytoplasm, in a picture that shows one cell alone.
     """
     nuclei = view.stain >= _nuclear_threshold(view.stain)
     ground = view.valid & ~nuclei
-    density = view.density[ground]
-    if density.size == 0 or density.min() == density.max():
+    levels = view.density[ground]
+    if levels.size == 0 or levels.min() == levels.max():
         return 0.0
-    threshold = min(max(0.06, _otsu(density)), 0.25)
+    threshold = min(max(0.06, _otsu(levels)), 0.25)
     gaps, _ = _label(~(ground & (view.density > threshold)))
-    small_gap = np.bincount(gaps.ravel()) < 250  # px: the pale middle of a red cell
+    small_gap = np.bincount(gaps.ravel()) < gap
     small_gap[0] = True
     solid = small_gap[gaps] & ground
     depth = _measure_distance(~solid)
@@ -326,24 +346,28 @@ def _measure_red_cells(view: _View) -> float:
     order = np.argsort(radii)
     weights = np.cumsum((_look_around(solid, np.argwhere(peak), radii) ** 2 + 0.02)[order])
     middle = radii[order][np.searchsorted(weights, 0.6 * weights[-1])]
-    return float(2 * middle) / INSCRIBED / view.shrink
+    unit = float(2 * middle) / INSCRIBED
+    return unit / view.shrink if radii.size >= density * view.valid.size / unit**2 else 0.0
 
 
-def _fit_nucleus(view: _View, scale: float, largest: float) -> float:
-    """The scale, or where it makes the largest nucleus larger than `largest` µm² that of `NUCLEUS`.
+def _measure_nucleus(view: _View, scale: float) -> float:
+    """Area of the largest nucleus in µm², whose lobes are joined by their distance in µm."""
+    unit = scale * view.shrink
+    nuclei = _find_nuclei(_blur(view.stain, 0.25 * unit), view.valid, unit)
+    return float(np.bincount(nuclei.ravel())[1:].max(initial=0)) / unit**2
 
-    Lobes are joined by their distance in µm, so a new scale may show another nucleus.
+
+def _fit_nucleus(view: _View, scale: float, area: float) -> float:
+    """The scale at which the largest nucleus is as large as most are, instead of `area` µm².
+
+    A picture that was cut out along the rim of its cell shows no red cell, but its nucleus; at
+    another scale other lobes may be joined to it.
     """
-    stained = int(((view.stain > _nuclear_threshold(view.stain)) & view.valid).sum())
     for _ in range(4):
-        unit = scale * view.shrink
-        if stained <= largest * unit**2:  # not even all together
-            return scale
-        nuclei = _find_nuclei(_blur(view.stain, 0.25 * unit), view.valid, unit)
-        area = int(np.bincount(nuclei.ravel())[1:].max(initial=0))
-        if area <= largest * unit**2:
-            return scale
-        scale, largest = float(np.sqrt(area / NUCLEUS)) / view.shrink, LARGE
+        scale *= float(np.sqrt(area / NUCLEUS))
+        area = _measure_nucleus(view, scale)
+        if area <= LARGE:
+            break
     return scale
 
 
