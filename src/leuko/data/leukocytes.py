@@ -201,12 +201,16 @@ def estimate_scale(field: Field) -> float:
     view = _make_view(field)
     measured = _measure_red_cells(view)
     scale = measured or float(max(field.shape[:2])) / FIELD
-    area = _measure_nucleus(view, scale)
-    if area > (GIANT if measured else LARGE):
+    largest = GIANT if measured else LARGE
+    clear = scale * view.shrink >= CLEAR
+    stained = int((view.stain > _nuclear_threshold(view.stain)).sum()) / (scale * view.shrink) ** 2
+    # To part nuclei takes as long as to find red cells; often all the stain is less than a nucleus.
+    area = stained if clear and stained <= largest else _measure_nucleus(view, scale)
+    if area > largest:
         return _fit_nucleus(view, scale, area)
     # Where red cells are too small to be measured one by one, none is, or the largest are, or
     # clumps of them, in whose measure a nucleus is a small one.
-    clumps = scale * view.shrink < CLEAR and area < SMALL
+    clumps = not clear and area < SMALL
     side = THUMBNAIL
     while view.shrink < 1 and side < WIDEST:
         unsure = not measured or scale * view.shrink < SHARP
