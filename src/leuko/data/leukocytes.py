@@ -205,9 +205,11 @@ def estimate_scale(field: Field) -> float:
     clear = scale * view.shrink >= CLEAR
     stained = int((view.stain > _nuclear_threshold(view.stain)).sum()) / (scale * view.shrink) ** 2
     # To part nuclei takes as long as to find red cells; often all the stain is less than a nucleus.
-    area = stained if clear and stained <= largest else _measure_nucleus(view, scale)
-    if area > largest:
-        return _fit_nucleus(view, scale, area)
+    nuclei = [stained] if clear and stained <= largest else _measure_nuclei(view, scale)
+    area = max(nuclei, default=0.0)
+    alone = not measured and is_cut_out(field.shape[0], field.shape[1], scale)
+    if (sum(nuclei) if alone else area) > largest:
+        return _fit_nucleus(view, scale)
     # Where red cells are too small to be measured one by one, none is, or the largest are, or
     # clumps of them, in whose measure a nucleus is a small one.
     clumps = not clear and area < SMALL
@@ -354,23 +356,25 @@ def _measure_red_cells(view: _View, gap: float = GAP, density: float = 0.0) -> f
     return unit / view.shrink if radii.size >= density * view.valid.size / unit**2 else 0.0
 
 
-def _measure_nucleus(view: _View, scale: float) -> float:
-    """Area of the largest nucleus in µm², whose lobes are joined by their distance in µm."""
+def _measure_nuclei(view: _View, scale: float) -> list[float]:
+    """The area of each nucleus in µm²; lobes are joined by their distance in µm."""
     unit = scale * view.shrink
     nuclei = _find_nuclei(_blur(view.stain, 0.25 * unit), view.valid, unit)
-    return float(np.bincount(nuclei.ravel())[1:].max(initial=0)) / unit**2
+    return [float(n) / unit**2 for n in np.bincount(nuclei.ravel())[1:]]
 
 
-def _fit_nucleus(view: _View, scale: float, area: float) -> float:
-    """The scale at which the largest nucleus is as large as most are, instead of `area` µm².
+def _fit_nucleus(view: _View, scale: float) -> float:
+    """The scale at which the nucleus of the one cell in a picture is as large as most are.
 
-    A picture that was cut out along the rim of its cell shows no red cell, but its nucleus; at
-    another scale other lobes may be joined to it.
+    A picture that was cut out along the rim of its cell shows no red cell, but its nucleus, whose
+    lobes may lie too far apart to be joined at the scale at hand.
     """
     for _ in range(4):
-        scale *= float(np.sqrt(area / NUCLEUS))
-        area = _measure_nucleus(view, scale)
-        if area <= LARGE:
+        nuclei = _measure_nuclei(view, scale)
+        if not nuclei:
+            break
+        scale *= float(np.sqrt(sum(nuclei) / NUCLEUS))
+        if max(nuclei) <= LARGE:
             break
     return scale
 
