@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from leuko.errors import NonFiniteLossError, WeightsError
-from leuko.learning.fit import APART, FitSettings, fit, list_checkpoints, predict, schedule
+from leuko.learning.fit import FitSettings, fit, predict, schedule
 from leuko.learning.models import build
 
 SETTINGS = FitSettings(epochs=3, batch=16)
@@ -184,44 +184,6 @@ def test_frozen_statistics_stay_those_of_the_start():
     assert torch.equal(frozen["bn1.running_mean"], start["bn1.running_mean"])
     assert not torch.equal(live["bn1.running_mean"], start["bn1.running_mean"])
     assert not torch.equal(frozen["conv1.weight"], start["conv1.weight"])
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_several_trainings_give_the_mean_of_their_weights(frozen: bool, tmp_path: Path):
-    settings = replace(SETTINGS, epochs=2, frozen=frozen)
-    cells, labels = discs()
-    alone = []
-    for seed in (1, 1 + APART, 1 + 2 * APART):
-        network = build("resnet18", 2, size=64, seed=1)
-        list(fit(network, cells, labels, settings, seed=seed))
-        alone.append(weights_of(network))
-    assert not same(alone[0], alone[1])
-    several = replace(settings, trainings=3)
-    together, history = run("resnet18", several)
-    assert [epoch.number for epoch in history] == [1, 2, 3, 4, 5, 6]
-    assert several.passes == 6
-    for name in ("conv1.weight", "layer4.1.conv2.weight", "fc.bias"):
-        mean = torch.stack([weights[name].double() for weights in alone]).mean(0).float()
-        assert torch.equal(together[name], mean)
-    # Statistics of the mean of weights aren't the mean of statistics.
-    variances = torch.stack([weights["bn1.running_var"] for weights in alone])
-    assert torch.allclose(together["bn1.running_var"], variances.mean(0), rtol=1e-6) == frozen
-
-
-def test_several_trainings_go_on_where_they_were_stopped(tmp_path: Path):
-    settings = replace(SETTINGS, epochs=2, trainings=3)
-    straight, full = run("alexnet", settings)
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    cells, labels = discs()
-    for stop in (1, 3, 4):
-        network = build("alexnet", 2, size=64, seed=1)
-        going = fit(network, cells, labels, settings, seed=1, checkpoint=checkpoint)
-        assert [next(going).number for _ in range(stop)][-1] == stop
-        going.close()
-    again, history = run("alexnet", settings, checkpoint=checkpoint)
-    assert [e.loss for e in history] == [e.loss for e in full]
-    assert same(again, straight)
-    assert set(tmp_path.iterdir()) == set(list_checkpoints(checkpoint, 3))
 
 
 def test_the_first_epochs_can_be_smaller_and_show_the_middle_of_larger_pictures():

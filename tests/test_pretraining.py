@@ -16,7 +16,7 @@ from leuko.data.image import encode_png
 from leuko.data.manifest import read_manifest
 from leuko.errors import DataError, ResumeError, SeenImagesError, SettingsError, WeightsError
 from leuko.learning import starts
-from leuko.pretraining import Pretrained, pretrain, write_card, write_starts
+from leuko.pretraining import Pretrained, pretrain, write_starts
 from leuko.study import compare
 
 QUICK = {"model": "alexnet", "epochs": 2, "batch": 8, "size": 96, "views": 1}
@@ -57,13 +57,6 @@ def test_a_tenth_is_kept_aside_and_judged(made):
     assert facts["classes"] == ["EOSINOPHIL", "LYMPHOCYTE"]
     assert facts["data"]["credit"] == "drawn, CC0"
     assert "not\nfor diagnosis" in made.starts["alexnet"].with_suffix(".md").read_text()
-
-
-def test_the_card_says_of_how_many_trainings_a_start_is_the_mean(made):
-    facts = json.loads(made.starts["alexnet"].with_suffix(".json").read_text())
-    assert "2 epochs.\n" in write_card(facts)
-    facts["protocol"] |= {"epochs": 1, "trainings": 3}
-    assert "1 epoch in each of 3 trainings, whose weights are averaged." in write_card(facts)
 
 
 def test_the_file_is_in_half_precision_and_small_things_are_not(made):

@@ -279,8 +279,6 @@ def test_the_given_split_is_kept(tmp_path: Path):
         ({"size": 40}, InputSizeError, "63"),
         ({"folds": 1}, SettingsError, "from 2"),
         ({"epochs": 0}, SettingsError, "from 1"),
-        ({"trainings": 0}, SettingsError, "from 1"),
-        ({"trainings": 2, "init": "random"}, SettingsError, "--init blood"),
         ({"learning_rate": float("nan")}, SettingsError, "nan"),
         ({"seed": -1}, SettingsError, "seed"),
         ({"view": "cells"}, SettingsError, "cell, field"),

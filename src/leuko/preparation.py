@@ -184,7 +184,7 @@ def run_jobs(
     """
     if any(job.device != "cpu" for job in jobs):
         workers = min(workers, GPU_WORKERS)
-    watcher.begin(folder, sum(job.settings.passes for job in jobs))
+    watcher.begin(folder, sum(job.settings.epochs for job in jobs))
     try:
         done = map_jobs(
             fit_fold, jobs, workers=workers, on_message=watcher.epoch, libraries=LIBRARIES

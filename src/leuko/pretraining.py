@@ -191,9 +191,6 @@ def write_card(facts: dict[str, Any]) -> str:
         if protocol["light"] == "matched"
         else "in the light that the camera gave"
     )
-    epochs = f"{protocol['epochs']} epochs" if protocol["epochs"] > 1 else "1 epoch"
-    if protocol.get("trainings", 1) > 1:
-        epochs += f" in each of {protocol['trainings']} trainings, whose weights are averaged"
     dropped = ", ".join(f"{n} by {step}" for step, n in data["dropped"].items() if n)
     rows = "\n".join(
         f"| {c} | {r['n']} | {r['precision']:.1%} | {r['recall']:.1%} |"
@@ -208,7 +205,7 @@ for diagnosis.
 - On {data["trained_on"]:,} images of {len(facts["classes"])} classes; SHA-256 of the set
   `{data["sha256"]}`; dropped before: {dropped or "nothing"}.
 - Pictures of {facts["size"]} × {facts["size"]} px, each 20 µm wide, {light};
-  {epochs}.
+  {protocol["epochs"]} epochs.
 - Credit: {data["credit"] or "not stated"}
 
 On the tenth kept aside by group, n = {aside["n"]}: accuracy {limits("accuracy")}, balanced

@@ -49,10 +49,7 @@ class StudySettings:
             ``wide``: as those of many.
         small: Share of the epochs, the first ones, that are trained at two thirds of `size`.
         frozen: Whether the statistics of batch normalisation stay those of the start.
-        trainings: How many trainings from the same start, with other draws, give the weights of a
-            network: their mean.
-        epochs: Passes of one of them through the training part, each showing all classes equally
-            often.
+        epochs: Passes through the training part, each showing all classes equally often.
         batch: Images per step.
         learning_rate: Peak.
         label_smoothing: Share of the target spread over all classes.
@@ -79,7 +76,6 @@ class StudySettings:
     augmentation: str = "narrow"
     small: float = 0.0
     frozen: bool = False
-    trainings: int = 1
     epochs: int = 8
     batch: int = 16
     learning_rate: float = 1e-3
@@ -103,7 +99,6 @@ class StudySettings:
             epochs=self.epochs, batch=self.batch, learning_rate=self.learning_rate,
             label_smoothing=self.label_smoothing, precision=self.precision, views=self.views,
             balance=balance, small=self.small, frozen=self.frozen,
-            trainings=self.trainings,
             augmentation=WIDE if self.augmentation == "wide" else Augmentation(),
             size=self.size, reach=reach,
         )  # fmt: skip
@@ -211,7 +206,7 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
     limits: dict[str, tuple[float, float]] = {
         "folds": (2, 1000), "repeats": (1, 1000), "size": (16, 1024), "epochs": (1, 100_000),
         "batch": (2, 4096), "learning_rate": (1e-8, 10), "label_smoothing": (0, 0.9),
-        "small": (0, 1), "trainings": (1, 100), "seed": (0, 2**31 - 1),
+        "small": (0, 1), "seed": (0, 2**31 - 1),
     }  # fmt: skip
     if isinstance(settings, LaboratorySettings):
         limits["seeds"] = (1, 1000)
@@ -234,12 +229,6 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
     for model in settings.models:
         check_input_size(model, reduce_size(settings.size) if settings.small else settings.size)
     check_start(settings.init, settings.models)
-    if settings.trainings > 1 and settings.init == "random":
-        raise SettingsError(
-            f"trainings is {settings.trainings}, and init is random: networks that learn all from "
-            "nothing end in places between which there is nothing, so the mean of their weights "
-            "knows nothing. Give a start, such as --init blood, or leave --trainings out."
-        )
     if not has_recipe:
         load_recipe(settings.recipe)
     from importlib.util import find_spec

@@ -182,7 +182,7 @@ def _make_meter_jobs(run: Path, plan: Plan, meter: Meter, job: FoldJob) -> list[
     # The meter's small network starts from random weights, whatever the study starts from.
     settings = replace(
         plan.fit_settings, epochs=min(METER_EPOCHS, plan.settings.epochs), reach=1.0, small=0.0,
-        frozen=False, trainings=1, augmentation=Augmentation(),
+        frozen=False, augmentation=Augmentation(),
     )  # fmt: skip
     pictures = replace(meter, rows=job.rows[meter.rows])  # rows of cells.npz, not of the study
     return make_meter_jobs(

@@ -68,11 +68,8 @@ class Protocol:
         [default: 0; pretrain: 0.67]
     frozen:
         Keep the statistics of batch normalisation of the start. [default: no]
-    trainings:
-        Trainings from the same start, with other draws, whose weights are averaged; not for
-        --init random. [default: 1]
     epochs:
-        Passes through the training part, in each training. [default: 8; demo: 4; pretrain: 12]
+        Passes through the training part. [default: 8; demo: 4; pretrain: 12]
     batch:
         Images per step. [default: 16; pretrain: 64]
     learning_rate:
@@ -99,7 +96,6 @@ class Protocol:
     augmentation: Annotated[str | None, Parameter(group=TRAINING)] = None
     small: Annotated[float | None, Parameter(group=TRAINING)] = None
     frozen: Annotated[bool | None, Parameter(group=TRAINING)] = None
-    trainings: Annotated[int | None, Parameter(group=TRAINING)] = None
     epochs: Annotated[int | None, Parameter(group=TRAINING)] = None
     batch: Annotated[int | None, Parameter(group=TRAINING)] = None
     learning_rate: Annotated[float | None, Parameter(group=TRAINING)] = None

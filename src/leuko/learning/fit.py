@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -33,8 +33,6 @@ from leuko.storage import write_atomically
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-APART = 1_000_000  # between the seeds of several trainings; that of a job is smaller
 
 
 @dataclass(frozen=True)
@@ -60,10 +58,6 @@ class FitSettings:
         small: Share of the epochs, the first ones, that are trained at two thirds of `size`.
         frozen: Whether the statistics of batch normalisation stay what they are. For networks
             that were trained before: the few images of a small set are a poor measure of them.
-        trainings: How many trainings from the same start, each with an order and variation of its
-            own, give the weights: their mean. From weights that know much already these lie in
-            one basin, and their mean serves other laboratories better than each of them
-            (``results/pretraining.md``).
     """
 
     epochs: int
@@ -82,12 +76,6 @@ class FitSettings:
     reach: float = 1.0
     small: float = 0.0
     frozen: bool = False
-    trainings: int = 1
-
-    @property
-    def passes(self) -> int:
-        """Epochs in all."""
-        return self.epochs * self.trainings
 
     def size_of(self, epoch: int, stored: int) -> int:
         """Side of the images in an epoch, counted from 1; cells are `stored` px wide."""
@@ -142,8 +130,7 @@ def fit(
             made from the seed and its number.
         checkpoint: Written atomically after each epoch. If it exists already, training goes on
             from it: records of the epochs done are yielded again, and the rest is, on the same
-            number of threads of a processor, bit for bit what it would have been. Of several
-            trainings each has one, see `list_checkpoints`.
+            number of threads of a processor, bit for bit what it would have been.
         at_step: Called before each step; an exception that it raises ends the training.
 
     Yields:
@@ -153,9 +140,6 @@ def fit(
         NonFiniteLossError: The loss or the gradient is NaN or infinite.
         WeightsError: The checkpoint can't be read or belongs to another training.
     """
-    if settings.trainings > 1:
-        yield from _fit_several(network, cells, labels, settings, seed, checkpoint, at_step)
-        return
     import torch
     from torch.nn import functional
 
@@ -230,48 +214,6 @@ def fit(
     network.eval()
     if not settings.frozen:
         _refresh_normalisation(network, images, labels, settings, seed)
-
-
-def list_checkpoints(checkpoint: Path, trainings: int) -> list[Path]:
-    """The files of so many trainings; of one it is `checkpoint` itself."""
-    more = (checkpoint.with_stem(f"{checkpoint.stem}-{k}") for k in range(1, trainings))
-    return [checkpoint, *more]
-
-
-def _fit_several(
-    network: nn.Module,
-    cells: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    settings: FitSettings,
-    seed: int,
-    checkpoint: Path | None,
-    at_step: Callable[[], None] | None,
-) -> Iterator[Epoch]:
-    """As `fit`, for the mean of the weights of several trainings.
-
-    Source: Wortsman et al. 2022, arXiv:2203.05482.
-    """
-    import torch
-
-    one = replace(settings, trainings=1)
-    start = {name: value.clone() for name, value in network.state_dict().items()}
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in start.items()}
-    files = list_checkpoints(checkpoint, settings.trainings) if checkpoint else []
-    for k in range(settings.trainings):
-        network.load_state_dict(start)
-        for epoch in fit(
-            network, cells, labels, one, seed=seed + k * APART,
-            checkpoint=files[k] if files else None, at_step=at_step,
-        ):  # fmt: skip
-            yield replace(epoch, number=k * settings.epochs + epoch.number)
-        for name, value in network.state_dict().items():
-            total[name] += value
-    network.load_state_dict({name: value / settings.trainings for name, value in total.items()})
-    network.eval()
-    if not settings.frozen:
-        images = torch.from_numpy(np.ascontiguousarray(cells.transpose(0, 3, 1, 2)))
-        device = next(network.parameters()).device
-        _refresh_normalisation(network, images.to(device), labels, settings, seed)
 
 
 def schedule(step: int, total: int, settings: FitSettings) -> float:

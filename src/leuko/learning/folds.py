@@ -164,7 +164,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     """
     import torch
 
-    from leuko.learning.fit import answer, fit, list_checkpoints, round_to_half
+    from leuko.learning.fit import answer, fit, round_to_half
     from leuko.learning.models import build, count_flops, count_parameters
 
     torch.set_num_threads(1)
@@ -215,8 +215,7 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
         _write_maps(job, network, tested, probabilities)
     result = FoldResult(probabilities, history, count_parameters(network), flops)
     _write_result(job, result)
-    for part in list_checkpoints(checkpoint, job.settings.trainings):
-        part.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return result
 
 
