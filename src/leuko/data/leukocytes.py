@@ -212,21 +212,7 @@ def estimate_scale(field: Field) -> float:
         return _fit_nucleus(view, scale)
     # Where red cells are too small to be measured one by one, none is, or the largest are, or
     # clumps of them, in whose measure a nucleus is a small one.
-    clumps = not clear and area < SMALL
-    side = THUMBNAIL
-    while view.shrink < 1 and side < WIDEST:
-        unsure = not measured or scale * view.shrink < SHARP
-        if not (unsure or clumps):
-            break
-        side *= 2
-        view = _make_view(field, side)
-        # If the cells were seen, their pale middles are larger here; left open, they'd make rings.
-        gap = GAP if unsure else GAP * (side / THUMBNAIL) ** 2
-        again = _measure_red_cells(view, gap, density=DENSE)
-        if again and (unsure or again < 0.75 * scale):
-            measured = scale = again
-            clumps = False
-    return scale
+    return _look_closer(field, scale, measured=measured > 0, clumps=not clear and area < SMALL)
 
 
 def estimate_set_scales(fields: Iterable[Field]) -> dict[tuple[int, int], float]:
@@ -354,6 +340,29 @@ def _measure_red_cells(view: _View, gap: float = GAP, density: float = 0.0) -> f
     middle = radii[order][np.searchsorted(weights, 0.6 * weights[-1])]
     unit = float(2 * middle) / INSCRIBED
     return unit / view.shrink if radii.size >= density * view.valid.size / unit**2 else 0.0
+
+
+def _look_closer(field: Field, scale: float, *, measured: bool, clumps: bool) -> float:
+    """The scale from red cells in larger thumbnails, until they are large enough there.
+
+    Args:
+        field: As it was looked at in a thumbnail of the usual size.
+        scale: What is known from there, in px per µm.
+        measured: Whether that came from red cells.
+        clumps: Whether these may have been clumps of them.
+    """
+    side, length = THUMBNAIL, max(field.shape[:2])
+    while side < min(length, WIDEST):
+        unsure = not measured or scale * min(1.0, side / length) < SHARP
+        if not (unsure or clumps):
+            break
+        side *= 2
+        # If the cells were seen, their pale middles are larger here; left open, they'd make rings.
+        gap = GAP if unsure else GAP * (side / THUMBNAIL) ** 2
+        again = _measure_red_cells(_make_view(field, side), gap, density=DENSE)
+        if again and (unsure or again < 0.75 * scale):
+            scale, measured, clumps = again, True, False
+    return scale
 
 
 def _measure_nuclei(view: _View, scale: float) -> list[float]:
