@@ -5,7 +5,8 @@
 RUN is the folder of a pretraining. Leukocytes of five classes in pictures of PBC that the shipped
 start, and so the bundle, has not seen are cut along a square of so many µm around the cell, or
 along the cell's box with a margin, as other collections have them. The bundle gets these pictures
-alone and has to find their scale by itself. Cuts of one width are brought to 224 px; boxes stay as
+alone and has to find their scale by itself. The first 60 of each class took part in choosing how it
+is found, and are left out. Cuts of one width are brought to 224 px; boxes stay as
 they are, so that each picture has a size of its own, or are brought to 224 px, so that each has a
 scale of its own. For another version of Leuko: `PYTHONPATH=ITS-CHECKOUT/src`.
 """
@@ -36,7 +37,7 @@ from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED, Answer
 from leuko.use.predictor import find_default, load
 
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
-MOST = 120  # of each class
+CHOSE, MOST = 60, 120  # of each class: left out, looked at
 SIDE = 224  # px
 Picture = NDArray[np.uint8]
 Cut = Callable[[Picture, Leukocyte], tuple[Picture, float]]  # with its px/µm
@@ -82,13 +83,13 @@ CUTS: dict[str, Cut] = {
 
 
 def read_unseen(run: Path, pbc: Path) -> tuple[list[Picture], list[str]]:
-    """Pictures and classes of up to `MOST` cells of each."""
+    """Pictures and classes of up to `MOST` cells of each that chose nothing."""
     rng = np.random.default_rng(0)
     rows = [row for row in list_pretrained(run) if row[3] == "TEST"]
     chosen = []
     for name in CLASSES:
         own = [row for row in rows if row[1].lower() == name]
-        chosen += [own[i] for i in rng.permutation(len(own))[:MOST]]
+        chosen += [own[i] for i in rng.permutation(len(own))[CHOSE:][:MOST]]
     return [read_image(pbc / row[0]) for row in chosen], [row[1].lower() for row in chosen]
 
 

@@ -121,7 +121,7 @@ def test_a_nucleus_in_a_field_doesnt_decide_where_red_cells_do() -> None:
     field = draw_field([(300, 240)])
     y, x = np.mgrid[:480, :640]
     giant = field.copy()
-    giant[np.hypot(x - 300, y - 240) < 105] = (120, 90, 180)
+    giant[np.hypot(x - 300, y - 240) < 130] = (120, 90, 180)
     assert estimate_scale(giant) == pytest.approx(estimate_scale(field), rel=0.08)
 
 

@@ -107,8 +107,11 @@ def find_leukocytes(field: Field, scale: float | None = None) -> list[Leukocyte]
     Raises:
         ShapeError: The array is not (H, W, 3) uint8.
     """
-    scale = scale or estimate_scale(field)
-    view = _make_view(field, max(THUMBNAIL, round(RESOLUTION * max(field.shape[:2]) / scale)))
+    view = _make_view(field)
+    scale = scale or _measure_scale(field, view)
+    side = round(RESOLUTION * max(field.shape[:2]) / scale)
+    if side > THUMBNAIL:
+        view = _make_view(field, side)
     unit = scale * view.shrink  # px of the thumbnail per µm
     stain = _blur(view.stain, 0.25 * unit)
     body = _blur(view.body, 0.25 * unit)
@@ -198,21 +201,7 @@ def estimate_scale(field: Field) -> float:
         nucleus would be larger than nuclei are, because the picture was cut out closely around
         its cell, the scale at which it is as large as most are (65 µm²).
     """
-    view = _make_view(field)
-    measured = _measure_red_cells(view)
-    scale = measured or float(max(field.shape[:2])) / FIELD
-    largest = GIANT if measured else LARGE
-    clear = scale * view.shrink >= CLEAR
-    stained = int((view.stain > _nuclear_threshold(view.stain)).sum()) / (scale * view.shrink) ** 2
-    # To part nuclei takes as long as to find red cells; often all the stain is less than a nucleus.
-    nuclei = [stained] if clear and stained <= largest else _measure_nuclei(view, scale)
-    area = max(nuclei, default=0.0)
-    alone = not measured and is_cut_out(field.shape[0], field.shape[1], scale)
-    if (sum(nuclei) if alone else area) > largest:
-        return _fit_nucleus(view, scale)
-    # Where red cells are too small to be measured one by one, none is, or the largest are, or
-    # clumps of them, in whose measure a nucleus is a small one.
-    return _look_closer(field, scale, measured=measured > 0, clumps=not clear and area < SMALL)
+    return _measure_scale(field, _make_view(field))
 
 
 def estimate_set_scales(fields: Iterable[Field]) -> dict[tuple[int, int], float]:
@@ -278,7 +267,7 @@ def _find_dark(density: FloatArray) -> float:
     """
     if not density.size:
         return 0.0
-    cells = density[density > min(max(0.06, _otsu(density)), 0.25)]
+    cells = density[density > _cell_threshold(density)]
     if not cells.size:
         return 0.0
     between = _otsu(cells)
@@ -311,20 +300,41 @@ def _nuclear_threshold(stain: FloatArray) -> float:
     return max(0.3, _otsu(stain))
 
 
+def _cell_threshold(density: FloatArray) -> float:
+    """Density of green light above which a pixel belongs to a cell, red or white."""
+    return min(max(0.06, _otsu(density)), 0.25)
+
+
+def _measure_scale(field: Field, view: _View) -> float:
+    """As `estimate_scale`, for who has the view of the usual size already."""
+    measured = _measure_red_cells(view)
+    scale = measured or float(max(field.shape[:2])) / FIELD
+    largest = GIANT if measured else LARGE
+    clear = scale * view.shrink >= CLEAR
+    stained = int((view.stain > _nuclear_threshold(view.stain)).sum()) / (scale * view.shrink) ** 2
+    # To part nuclei takes as long as to find red cells; often all the stain is less than a nucleus.
+    nuclei = [stained] if clear and stained <= largest else _measure_nuclei(view, scale)
+    area = max(nuclei, default=0.0)
+    alone = not measured and is_cut_out(field.shape[0], field.shape[1], scale)
+    if (sum(nuclei) if alone else area) > largest:
+        return _fit_nucleus(view, scale)
+    # Where red cells are too small to be measured one by one, none is, or the largest are, or
+    # clumps of them, in whose measure a nucleus is a small one.
+    return _look_closer(field, scale, measured=measured > 0, clumps=not clear and area < SMALL)
+
+
 def _measure_red_cells(view: _View, gap: float = GAP, density: float = 0.0) -> float:
     """Pixels per µm from the circles that fit into red cells, single or touching; see `INSCRIBED`.
 
-    0 if there are fewer of them than three, or than `density` in a µm².
-
-    Circles that all touch a nucleus lie in its cytoplasm, in a picture that shows one cell alone.
+    0 if there are fewer of them than three, or than `density` in a µm². Circles that all touch a
+    nucleus lie in its cytoplasm, in a picture that shows one cell alone.
     """
     nuclei = view.stain >= _nuclear_threshold(view.stain)
     ground = view.valid & ~nuclei
     levels = view.density[ground]
     if levels.size == 0 or levels.min() == levels.max():
         return 0.0
-    threshold = min(max(0.06, _otsu(levels)), 0.25)
-    gaps, _ = _label(~(ground & (view.density > threshold)))
+    gaps, _ = _label(~(ground & (view.density > _cell_threshold(levels))))
     small_gap = np.bincount(gaps.ravel()) < gap
     small_gap[0] = True
     solid = small_gap[gaps] & ground
