@@ -25,13 +25,8 @@ from numpy.typing import NDArray
 
 from joint_set import list_pretrained
 from leuko.data.image import read_image
-from leuko.data.leukocytes import (
-    Leukocyte,
-    choose_leukocyte,
-    estimate_scale,
-    estimate_set_scales,
-    find_leukocytes,
-)
+from leuko.data.leukocytes import Leukocyte, choose_leukocyte, find_leukocytes
+from leuko.data.scales import estimate_scale, estimate_set_scales
 from leuko.judgement.metrics import exact_limits
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED, Answer
 from leuko.use.predictor import find_default, load

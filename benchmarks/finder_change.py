@@ -2,8 +2,8 @@
 
     uv run python benchmarks/finder_change.py 26f760d ../shared/data/pbc ../shared/data/blood-cells
 
-Takes `leuko.data.leukocytes` and `leuko.data.portraits` as they were at a commit, runs them and the
-present ones in turns on every picture below the folders (`--every 10`: on every tenth), and prints
+Takes what finds, measures and describes cells as it was at a commit, runs it and what is there now
+in turns on every picture below the folders (`--every 10`: on every tenth), and prints
 what differs and how long each takes. A commit before 09b7be8 needs a checkout of that time, because
 both modules then knew the window of a cell. For whoever makes them faster and wants them to stay
 what they are.
@@ -27,26 +27,38 @@ from leuko.data import leukocytes, portraits
 from leuko.data.cuts import cut_cell
 from leuko.data.folders import walk_files
 from leuko.data.image import read_image
+from leuko.data.scales import estimate_scale
 from leuko.errors import ImageError
 
 SIZE = 96  # px, of the shipped bundle's cells
+# As they build upon one another. Before there was `stain`, it and how a picture tells its scale were
+# part of `leukocytes`, and `scales` was something else.
+FORMER = ("stain", "scales", "leukocytes", "portraits")
 KINDS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
-def load_former(commit: str, name: str) -> ModuleType:
-    path = f"src/leuko/data/{name}.py"
-    code = subprocess.run(
-        ["git", "show", f"{commit}:{path}"], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parent.parent,
-    ).stdout  # fmt: skip
-    module = ModuleType(f"former_{name}")
-    sys.modules[module.__name__] = module  # dataclasses look their module up
-    exec(compile(code, f"{commit}:{path}", "exec"), module.__dict__)
-    return module
+def load_former(commit: str) -> dict[str, ModuleType]:
+    """The modules of `FORMER` that there were, each with the others of that time."""
+    modules: dict[str, ModuleType] = {}
+    for name in FORMER:
+        path = f"src/leuko/data/{name}.py"
+        found = subprocess.run(
+            ["git", "show", f"{commit}:{path}"], capture_output=True, text=True,
+            cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        if found.returncode or (name == "scales" and "stain" not in modules):
+            continue
+        code = found.stdout
+        for other in modules:
+            code = code.replace(f"leuko.data.{other} ", f"former_{other} ")
+        modules[name] = sys.modules[f"former_{name}"] = ModuleType(f"former_{name}")
+        exec(compile(code, f"{commit}:{path}", "exec"), modules[name].__dict__)
+    return modules
 
 
 def main(commit: str, folders: list[Path], every: int) -> None:
-    finder, portrayer = load_former(commit, "leukocytes"), load_former(commit, "portraits")
+    former = load_former(commit)
+    finder, portrayer = former["leukocytes"], former["portraits"]
     paths = [p for folder in folders for p in walk_files(folder, []) if p.suffix.lower() in KINDS]
     pictures = cells = 0
     parts = ("scale", "number of cells", "box", "area or score", "portrait")
@@ -67,8 +79,8 @@ def main(commit: str, folders: list[Path], every: int) -> None:
         except ImageError:
             continue
         pictures += 1
-        scale = finder.estimate_scale(picture)
-        other["scale"] += scale != leukocytes.estimate_scale(picture)
+        scale = former.get("scales", finder).estimate_scale(picture)
+        other["scale"] += scale != estimate_scale(picture)
         before, after = ask(
             "finding",
             lambda: finder.find_leukocytes(picture, scale),  # noqa: B023

@@ -36,9 +36,9 @@ import numpy as np
 import onnxruntime
 
 from leuko.data.image import read_image
-from leuko.data.leukocytes import estimate_scale
 from leuko.data.pictures import cut_pictures
 from leuko.data.portraits import describe_cell
+from leuko.data.scales import estimate_scale
 from leuko.data.sources import scan
 from leuko.engine import count_cores
 from leuko.learning.batches import make_input

@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from leuko.data.image import read_image
-from leuko.data.leukocytes import estimate_scale
+from leuko.data.scales import estimate_scale
 from leuko.engine import count_cores
 from leuko.judgement.metrics import exact_limits
 from leuko.learning.bundle import Bundle, take_apart

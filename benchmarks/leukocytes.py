@@ -2,7 +2,7 @@
 
     uv run python benchmarks/leukocytes.py ../shared/data/blood-cells
 
-Every setting of `leuko.data.leukocytes` was chosen on every third field (0, 3, 6 … in the order of
+Every setting of the finder was chosen on every third field (0, 3, 6 … in the order of
 names); the table is from the others. A found cell and a drawn box are the same if their IoU is
 0.5 or more; the assignment is the one with the largest sum of IoU (Hungarian). Intervals: 2,000
 bootstrap samples over fields. Time: processor time of one core, decoding not included.
@@ -24,12 +24,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from leuko.data.image import read_image, resize_image
-from leuko.data.leukocytes import (
-    Leukocyte,
-    estimate_scale,
-    estimate_set_scales,
-    find_leukocytes,
-)
+from leuko.data.leukocytes import Leukocyte, find_leukocytes
+from leuko.data.scales import estimate_scale, estimate_set_scales
 
 CERTAIN = 0.5
 WIDER = ((2, 1.0), (3, 1.0), (4, 1.0), (1, 0.25), (2, 0.25), (3, 0.25), (4, 0.25), (6, 0.25))

@@ -23,8 +23,9 @@ from scipy.stats import binomtest
 
 from joint_set import list_pretrained
 from leuko.data.image import read_image
-from leuko.data.leukocytes import Leukocyte, estimate_scale
+from leuko.data.leukocytes import Leukocyte
 from leuko.data.portraits import describe_cell
+from leuko.data.scales import estimate_scale
 from leuko.judgement.outliers import FEATURES_KEPT, score_features, score_portraits
 from leuko.learning.bundle import Bundle, load_bundle
 from leuko.learning.parts import read_tensors

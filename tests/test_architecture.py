@@ -69,7 +69,8 @@ DOORS = {
     "simplejpeg": ("leuko.data.image", "leuko.data.headers", "leuko.learning.batches"),
     "PIL": ("leuko.data",),
     "cv2": (
-        "leuko.data.leukocytes",
+        "leuko.data.stain",
+        "leuko.data.scales",
         "leuko.data.likeness",
         "leuko.data.registration",
         "leuko.data.measurements",

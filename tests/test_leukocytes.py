@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 from leuko.data.cuts import cut_cell, cut_field
 from leuko.data.density import measure_background
 from leuko.data.image import read_image, resize_image
-from leuko.data.leukocytes import (
-    Leukocyte,
-    choose_leukocyte,
-    estimate_scale,
-    estimate_set_scales,
-    find_leukocytes,
-)
+from leuko.data.leukocytes import Leukocyte, choose_leukocyte, find_leukocytes
+from leuko.data.scales import estimate_scale, estimate_set_scales
 from leuko.errors import ShapeError
 
 Field = NDArray[np.uint8]

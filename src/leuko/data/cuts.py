@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from leuko.data.density import match_light, measure_background
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import Field, Leukocyte, check_field, estimate_scale
+from leuko.data.leukocytes import Leukocyte
+from leuko.data.scales import estimate_scale
+from leuko.data.stain import Field, check_field
 from leuko.errors import SettingsError
 
 WINDOW = 20.0  # µm, the side of the square that cut_cell cuts

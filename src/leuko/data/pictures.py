@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from leuko.data.cuts import WINDOW, cut_cell, cut_field, place_in_cell
 from leuko.data.image import read_image
-from leuko.data.leukocytes import CERTAIN, Leukocyte, choose_leukocyte, find_leukocytes, is_cut_out
+from leuko.data.leukocytes import CERTAIN, Leukocyte, choose_leukocyte, find_leukocytes
 from leuko.data.manifest import Manifest
-from leuko.data.scales import measure_set_scales
+from leuko.data.scales import is_cut_out, measure_set_scales
 from leuko.engine import count_cores
 
 

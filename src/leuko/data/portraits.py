@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from leuko.data.cuts import WINDOW
 from leuko.data.density import LOGARITHM, measure_background
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import draw_disc
+from leuko.data.stain import draw_disc
 from leuko.errors import ShapeError
 
 SIZE = 64  # px, the side at which every cell is described

@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 
 from leuko.data.drawing import draw_field
 from leuko.data.image import resize_image
-from leuko.data.leukocytes import Leukocyte, choose_leukocyte, estimate_scale, find_leukocytes
+from leuko.data.leukocytes import Leukocyte, choose_leukocyte, find_leukocytes
 from leuko.data.morphology import KINDS
+from leuko.data.scales import estimate_scale
 from leuko.errors import BundleError, OutputError
 from leuko.judgement.calibration import apply_temperature
 from leuko.judgement.outliers import Reference, score_features, score_portraits

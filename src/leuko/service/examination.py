@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuko.data.image import decode_image, encode_jpeg, resize_image
-from leuko.data.leukocytes import Leukocyte, estimate_scale
+from leuko.data.leukocytes import Leukocyte
+from leuko.data.scales import estimate_scale
 from leuko.errors import ImageError
 from leuko.service.fields import Picture
 from leuko.service.records import LONGEST_NAME, Box, Machine, clean_text

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Row, select
 
 from leuko.data.cuts import place_in_cell
 from leuko.data.image import decode_image, encode_png
-from leuko.data.leukocytes import Leukocyte, estimate_scale
+from leuko.data.leukocytes import Leukocyte
+from leuko.data.scales import estimate_scale
 from leuko.judgement.explanation import draw_map, enlarge
 from leuko.service import tables
 from leuko.service.examination import PORTRAIT, cut_portrait, place_portrait, reencode, shrink

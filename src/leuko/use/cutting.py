@@ -20,16 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuko.data.leukocytes import (
-    CERTAIN,
-    Leukocyte,
-    choose_leukocyte,
-    estimate_set_scales,
-    find_leukocytes,
-    is_cut_out,
-)
+from leuko.data.leukocytes import CERTAIN, Leukocyte, choose_leukocyte, find_leukocytes
 from leuko.data.portraits import describe_cell
-from leuko.data.scales import sample_sizes
+from leuko.data.scales import estimate_set_scales, is_cut_out, sample_sizes
 from leuko.engine import count_cores, stream_jobs
 from leuko.errors import ImageError
 from leuko.learning.facts import Preprocessing
