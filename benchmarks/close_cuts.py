@@ -8,7 +8,7 @@ along the cell's box with a margin, as other collections have them. The bundle g
 alone and has to find their scale by itself. The first 60 of each class took part in choosing how it
 is found, and are left out. Cuts of one width are brought to 224 px; boxes stay as
 they are, so that each picture has a size of its own, or are brought to 224 px, so that each has a
-scale of its own. For another version of Leuko: `PYTHONPATH=ITS-CHECKOUT/src`.
+scale of its own.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from leuko.data.scales import estimate_scale
 from leuko.errors import ImageError
 
 SIZE = 96  # px, of the shipped bundle's cells
-# As they build upon one another. Before there was `stain`, it and how a picture tells its scale were
-# part of `leukocytes`, and `scales` was something else.
+# As they build upon one another. Before there was `stain`, it and how a picture tells its scale
+# were part of `leukocytes`, and `scales` was something else.
 FORMER = ("stain", "scales", "leukocytes", "portraits")
 KINDS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
