@@ -71,6 +71,13 @@ def change(run: Path, tmp_path: Path, name: str, edit: Any) -> Path:
     return copy
 
 
+def test_no_sentence_breaks_between_a_figure_and_its_per_cent_sign(run: Path) -> None:
+    page = (run / "report.html").read_text("utf-8")
+    answer = page.split('<div class="answer">')[1].split("</div>")[0]
+    assert "\u00a0%" in answer
+    assert " %" not in answer
+
+
 def test_page_is_whole(run: Path) -> None:
     page = Page((run / "report.html").read_text("utf-8"))
     ids = {value for _, name, value in page.attributes if name == "id"}

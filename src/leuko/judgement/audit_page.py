@@ -21,7 +21,7 @@ from leuko.data.manifest import Manifest
 from leuko.errors import UnknownNameError, suggest
 from leuko.judgement.album import Album, Box, Shot
 from leuko.judgement.findings import disputes, listing, quantity
-from leuko.judgement.page import embed_figure, fill_template, flatten
+from leuko.judgement.page import embed_figure, fill_template, flatten, keep_percents
 from leuko.storage import write_atomically
 
 Leukocytes = Mapping[str, Sequence[tuple[float, float, float, float, float]]]
@@ -229,7 +229,7 @@ def _show_issue(issue: Issue, album: Album) -> Shown:
         for number, image in enumerate(pictured[:MOST_TOGETHER])
     ]
     suggested = str(issue.evidence.get("suggested") or "")
-    detail = _cut(issue.detail).replace(" %", "\u00a0%")
+    detail = keep_percents(_cut(issue.detail))
     return Shown(issue, detail, _cut(suggested), len(issue.images) - len(shots), shots)
 
 

@@ -33,10 +33,20 @@ def fill_template(name: str, facts: Mapping[str, Any]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        percent=findings.percent, points=findings.points, number=_number, count=_count, p=_p_value
+        percent=findings.percent,
+        points=findings.points,
+        number=_number,
+        count=_count,
+        p=_p_value,
+        unbroken=keep_percents,
     )
     environment.globals.update(triple=findings.triple, quantity=findings.quantity)
     return environment.get_template(name).render(facts)
+
+
+def keep_percents(text: str) -> str:
+    """A text in which no line breaks between a figure and its per cent sign."""
+    return text.replace(" %", "\u00a0%")
 
 
 def embed_figure(png: Path, svg: Path) -> str:
