@@ -160,3 +160,29 @@ def test_each_wide_change_changes_each_picture_in_its_own_way(change: str):
     y = augment(x, replace(STILL, **{change: 1.0 if change == "jpeg" else 0.5}), generator())
     assert all(not torch.equal(y[i], y[j]) for i in range(6) for j in range(i))
     assert not torch.equal(y, x)
+
+
+def test_a_picture_that_ends_around_its_cell_lies_on_its_own_empty_slide():
+    x = torch.full((40, 3, 96, 96), 0.8)
+    x[:, 1], x[:, :, 36:60, 36:60] = 0.7, 0.2  # a cell of 24 px, a quarter of the side
+    x[:, :, 60:64] = 0.5  # a neighbour beside it
+    y = augment(x, replace(STILL, cut_out=0.5), generator())
+    ended = [i for i in range(40) if not torch.allclose(y[i], x[i], atol=1e-5)]
+    assert 8 <= len(ended) <= 32
+    for i in ended:
+        assert torch.allclose(y[i, :, 36:60, 36:60], x[i, :, 36:60, 36:60], atol=1e-5)
+        assert torch.allclose(y[i, :, 0, 0], torch.tensor([0.8, 0.7, 0.8]), atol=1e-5)
+        assert (y[i, 0, 60:64, 0] > 0.7).all(), "beyond its edge the neighbour is gone"
+    assert len({float(y[i].sum()) for i in ended}) > len(ended) // 2, "each ends elsewhere"
+
+
+def test_a_batch_in_which_no_picture_is_cut_out_is_a_batch():
+    x = pictures(2)
+    assert torch.allclose(augment(x, replace(STILL, cut_out=1e-9), generator()), x, atol=1e-5)
+
+
+def test_a_cut_out_cell_stays_in_the_middle():
+    x = torch.full((30, 3, 48, 48), 0.9)
+    x[:, :, 20:28, 20:28] = 0.1
+    y = augment(x, replace(STILL, cut_out=1.0, shift=0.3), generator())
+    assert (y[:, :, 22:26, 22:26] < 0.2).all()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from leuko.data.density import BRIGHT
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,6 +49,8 @@ class Augmentation:
         sharpening: Largest opposite of it, as cameras do.
         noise: Largest deviation of the noise of single pixels, as a fraction of full scale.
         jpeg: Share of the pictures that are encoded as JPEG, in a quality from 30 to 95.
+        cut_out: Share of the pictures that end closely around the cell, which then lies in the
+            middle and on an empty slide: what `leuko.data.cuts.cut_cell` makes of small pictures.
 
     By default the colours change little and nothing below them does: within one set, colour is
     what tells an eosinophil from a neutrophil, and changing it more costs accuracy
@@ -69,17 +73,19 @@ class Augmentation:
     sharpening: float = 0.0
     noise: float = 0.0
     jpeg: float = 0.0
+    cut_out: float = 0.0
 
 
 # What cells look like in other laboratories, which a picture must not be called strange for.
 OTHER_LABORATORIES = Augmentation(
     scale=0.25, brightness=0.15, contrast=0.5, saturation=0.6, stain=0.5, mixing=0.2, tint=0.1,
-    shading=0.1, blur=1.0, sharpening=0.7, noise=0.03, jpeg=0.3,
+    shading=0.1, blur=1.0, sharpening=0.7, noise=0.03, jpeg=0.3, cut_out=0.25,
 )  # fmt: skip
 
-# Colour varies more than it does in any laboratory, so that a network doesn't rely on it; and near
-# the edge of a field a cell lies off the middle of its picture by a fifth of the side.
-WIDE = replace(OTHER_LABORATORIES, shift=0.2, saturation=0.8, mixing=0.3, tint=0.2)
+# Colour and noise vary more than they do in any laboratory, so that a network doesn't rely on the
+# one and isn't led by the other; and near the edge of a field a cell lies off the middle of its
+# picture by a fifth of the side.
+WIDE = replace(OTHER_LABORATORIES, shift=0.2, saturation=0.8, mixing=0.3, tint=0.2, noise=0.08)
 
 
 def draw_epoch(
@@ -221,7 +227,10 @@ def augment(
         drawn = torch.rand(len(images), *shape, generator=generator) * (high - low) + low
         return drawn.to(device, non_blocking=True)
 
-    images = _move(images, augmentation, draw, size or images.shape[-1], reach)
+    cut_out = draw(0, 1) < augmentation.cut_out if augmentation.cut_out else None
+    images = _move(images, augmentation, draw, size or images.shape[-1], reach, cut_out)
+    if cut_out is not None:
+        images = _cut_out(images, draw, cut_out)
     images = _recolour(images, augmentation, draw)
     if augmentation.blur or augmentation.sharpening:
         images = _refocus(images, augmentation, draw)
@@ -265,7 +274,12 @@ def change_cells(
 
 
 def _move(
-    images: torch.Tensor, a: Augmentation, draw: Draw, size: int, reach: float
+    images: torch.Tensor,
+    a: Augmentation,
+    draw: Draw,
+    size: int,
+    reach: float,
+    centred: torch.Tensor | None,
 ) -> torch.Tensor:
     import torch
     from torch.nn import functional
@@ -276,6 +290,8 @@ def _move(
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     # affine_grid's coordinates run from -1 to 1, so a shift of the side is twice as large.
     across, down = (draw(-1, 1) * (2 * a.shift * reach) for _ in range(2))
+    if centred is not None:
+        across, down = across * ~centred, down * ~centred
     matrix = torch.stack([cos * mirror, -sin, across, sin * mirror, cos, down], dim=1)
     shape = [len(images), 3, size, size]
     grid = functional.affine_grid(matrix.view(-1, 2, 3), shape, align_corners=False)
@@ -283,6 +299,19 @@ def _move(
     return functional.grid_sample(
         images, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
+
+
+def _cut_out(images: torch.Tensor, draw: Draw, chosen: torch.Tensor) -> torch.Tensor:
+    """Lays the middle of the chosen pictures on an empty slide of their own colour."""
+    import torch
+
+    half = draw(0.5, 1)  # of half a side: 5 to 10 µm of 20
+    ratio = torch.exp(draw(-0.2, 0.2))
+    place = torch.linspace(-1, 1, images.shape[-1], device=images.device).abs()
+    rows, columns = (place > (half * r)[:, None] for r in (ratio, 1 / ratio))
+    beyond = (rows[:, None, :, None] | columns[:, None, None, :]) & chosen[:, None, None, None]
+    slide = images.flatten(2).kthvalue(max(1, int(BRIGHT * place.numel() ** 2)), dim=2).values
+    return torch.where(beyond, slide[:, :, None, None], images)
 
 
 def _recolour(images: torch.Tensor, a: Augmentation, draw: Draw) -> torch.Tensor:
