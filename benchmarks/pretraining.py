@@ -38,16 +38,17 @@ from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 
 SIZE, MOST, EPOCHS = 64, 800, 12
-FORMER = replace(OTHER_LABORATORIES, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1)
+CHOSEN = replace(OTHER_LABORATORIES, cut_out=0.0)  # as it was when it was chosen
+FORMER = replace(CHOSEN, contrast=0.25, saturation=0.4, stain=0.25, mixing=0.1)
 AUGMENTATIONS = {
     "as within one laboratory": Augmentation(),
     "geometry and focus wide, colour not": replace(
-        OTHER_LABORATORIES, brightness=0.05, contrast=0.08, saturation=0.08, stain=0.03, mixing=0,
+        CHOSEN, brightness=0.05, contrast=0.08, saturation=0.08, stain=0.03, mixing=0,
         tint=0, shading=0,
     ),
     "colour half as wide": FORMER,
-    "wide": OTHER_LABORATORIES,
-    "still wider": replace(OTHER_LABORATORIES, mixing=0.3, saturation=0.7, scale=0.4, blur=1.5),
+    "wide": CHOSEN,
+    "still wider": replace(CHOSEN, mixing=0.3, saturation=0.7, scale=0.4, blur=1.5),
 }  # fmt: skip
 
 
@@ -195,8 +196,8 @@ def main() -> None:
     same: Callable[[nn.Module], nn.Module] = lambda network: network  # noqa: E731
     trials = (
         {
-            "BatchNorm": (OTHER_LABORATORIES, same),
-            "GroupNorm": (OTHER_LABORATORIES, replace_normalisation),
+            "BatchNorm": (CHOSEN, same),
+            "GroupNorm": (CHOSEN, replace_normalisation),
         }
         if given.norm
         else {told: (augmentation, same) for told, augmentation in AUGMENTATIONS.items()}
