@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from leuko.data.density import EMPTY
 from leuko.data.drawing import draw_field
 from leuko.data.morphology import make_noise
 
@@ -473,3 +474,23 @@ def _photograph(package: str, name: str) -> Picture:
 
 def _bytes(values: NDArray[np.floating]) -> Picture:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+# --- cells as they are cut out, all of a set at once -----------------------------------------
+
+
+def end_cells(cells: Picture, rng: np.random.Generator) -> Picture:
+    """Cells (N, S, S, 3) of 20 µm in grey light, on an empty slide beyond a square of 11 to 14."""
+    middle, side = cells.shape[1] // 2, cells.shape[1]
+    ended = np.full_like(cells, round(EMPTY))
+    for whole, part in zip(cells, ended, strict=True):
+        half = int(rng.uniform(26, 34) * side / 96)
+        kept = slice(middle - half, middle + half)
+        part[kept, kept] = whole[kept, kept]
+    return ended
+
+
+def make_noisy(cells: Picture, rng: np.random.Generator, low: float, high: float) -> Picture:
+    """Cells (N, S, S, 3) under noise of so many levels, in each cell another."""
+    noise = rng.normal(0, 1, cells.shape) * rng.uniform(low, high, (len(cells), 1, 1, 1))
+    return np.asarray(np.clip(cells + noise, 0, 255).astype(np.uint8))

@@ -52,6 +52,7 @@ from leuko.plan import prepare
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 from pretraining import Cells, choose_third, judge, read_cells, take
+from spoilt import end_cells, make_noisy
 
 MOST = 800
 FAR = 2.0  # µm off the middle of its picture
@@ -178,18 +179,11 @@ def judge_spoilt(network: nn.Module, home: Cells, truth: NDArray[np.int64]) -> l
     The noise has a deviation of 25 to 50 levels.
     """
     rng = np.random.default_rng(1)
-    middle, side = home.plain.shape[1] // 2, home.plain.shape[1]
-    ended = np.full_like(home.plain, round(EMPTY))
-    for whole, part in zip(home.plain, ended, strict=True):
-        half = int(rng.uniform(26, 34) * side / 96)
-        kept = slice(middle - half, middle + half)
-        part[kept, kept] = whole[kept, kept]
-    noise = rng.normal(0, 1, home.plain.shape) * rng.uniform(25, 50, (len(truth), 1, 1, 1))
-    noisy = np.clip(home.plain + noise, 0, 255).astype(np.uint8)
+    spoilt = end_cells(home.plain, rng), make_noisy(home.plain, rng, 25, 50)
     groups = home.groups.tolist()
     figures = [
         interval("balanced_accuracy", truth, predict(network, cells, views=1), groups)
-        for cells in (ended, noisy)
+        for cells in spoilt
     ]
     return [f"{v.value:.1%} ({v.low:.1%}–{v.high:.1%})" for v in figures]
 
