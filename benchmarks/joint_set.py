@@ -33,7 +33,7 @@ from leuko.learning.starts import find_seen
 from leuko.plan import make_plan
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
-from spoilt import end_cells, make_noisy
+from spoilt import add_noise, end_cells
 
 MODEL = "efficientnet_b0"
 
@@ -111,9 +111,9 @@ def judge_spoilt(run: Path, bundles: list[Path]) -> None:
     shown = {
         "as they are": cells,
         "ending 11 to 14 µm around the middle": end_cells(cells, rng),
-        "noise of 5 to 15 levels": make_noisy(cells, rng, 5, 15),
-        "noise of 15 to 25 levels": make_noisy(cells, rng, 15, 25),
-        "noise of 25 to 50 levels": make_noisy(cells, rng, 25, 50),
+        "noise of 5 to 15 levels": add_noise(cells, rng, 5, 15),
+        "noise of 15 to 25 levels": add_noise(cells, rng, 15, 25),
+        "noise of 25 to 50 levels": add_noise(cells, rng, 25, 50),
         "blurred by a third of a micrometre": np.stack(
             [cv2.GaussianBlur(cell, (0, 0), 1.5) for cell in cells]
         ),

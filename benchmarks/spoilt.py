@@ -2,9 +2,10 @@
 
 Each maker takes a generator and gives one RGB picture (H, W, 3) uint8. Between scores was chosen
 with the `DEVELOPMENT` kinds in sight; the `TEST` kinds were made when that was settled, and the
-chosen score has been run on them once. No kind is in both. Photographs are
-crops of the pictures that scikit-learn and Matplotlib ship; what is made from cells takes a real
-one that no model was fitted to.
+chosen score was run on them once then, and again for each bundle since (`results/outliers.md`). No
+kind is in both. Photographs are crops of the pictures that scikit-learn and Matplotlib ship; what
+is made from cells takes a real one that no model was fitted to. `end_cells` and `add_noise` change
+cells that are cut out already, all of a set at once.
 """
 
 from __future__ import annotations
@@ -490,7 +491,7 @@ def end_cells(cells: Picture, rng: np.random.Generator) -> Picture:
     return ended
 
 
-def make_noisy(cells: Picture, rng: np.random.Generator, low: float, high: float) -> Picture:
+def add_noise(cells: Picture, rng: np.random.Generator, low: float, high: float) -> Picture:
     """Cells (N, S, S, 3) under noise of so many levels, in each cell another."""
     noise = rng.normal(0, 1, cells.shape) * rng.uniform(low, high, (len(cells), 1, 1, 1))
     return np.asarray(np.clip(cells + noise, 0, 255).astype(np.uint8))

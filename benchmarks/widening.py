@@ -10,7 +10,7 @@ RUN is the folder of a pretraining, START the weights that are trained on; of se
 two epochs, on 800 cells of each class, with each variation and light in turn; judged on the tenth
 of RUN that was kept aside, on the development third of the Kaggle set (see `pretraining.py`), and
 on the tenth again, its cells cut out closely and made noisy.
-Four minutes a row on one core; `--rows 0,2` names rows, so that two can run side by side. `--slide`
+Five minutes a row on one core; `--rows 0,2` names rows, so that two can run side by side. `--slide`
 shows the Kaggle set's cells in another light than the grey of training, `--frozen` keeps the
 statistics of batch normalisation, `--mild` has a share of each batch change no more than within one
 laboratory. `--teacher` names a shipped start whose answers to the same changed pictures are learnt
@@ -52,7 +52,7 @@ from leuko.plan import prepare
 from leuko.settings import StudySettings
 from leuko.watcher import Watcher
 from pretraining import Cells, choose_third, judge, read_cells, take
-from spoilt import end_cells, make_noisy
+from spoilt import add_noise, end_cells
 
 MOST = 800
 FAR = 2.0  # µm off the middle of its picture
@@ -72,6 +72,7 @@ ROWS = (
     ("the same, tint 0.1", replace(COLOURS, tint=0.1), "matched"),
     ("the same, stain 0.6, blur 1.5", replace(COLOURS, stain=0.6, blur=1.5), "matched"),
     ("`WIDE`: a quarter cut out, noise 0.08 too", WIDE, "matched"),
+    ("`WIDE`, scale 0.5", replace(WIDE, scale=0.5), "matched"),
 )  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def judge_spoilt(network: nn.Module, home: Cells, truth: NDArray[np.int64]) -> l
     The noise has a deviation of 25 to 50 levels.
     """
     rng = np.random.default_rng(1)
-    spoilt = end_cells(home.plain, rng), make_noisy(home.plain, rng, 25, 50)
+    spoilt = end_cells(home.plain, rng), add_noise(home.plain, rng, 25, 50)
     groups = home.groups.tolist()
     figures = [
         interval("balanced_accuracy", truth, predict(network, cells, views=1), groups)

@@ -310,6 +310,7 @@ def _cut_out(images: torch.Tensor, draw: Draw, chosen: torch.Tensor) -> torch.Te
     place = torch.linspace(-1, 1, images.shape[-1], device=images.device).abs()
     rows, columns = (place > (half * r)[:, None] for r in (ratio, 1 / ratio))
     beyond = (rows[:, None, :, None] | columns[:, None, None, :]) & chosen[:, None, None, None]
+    # As `measure_background` does on bytes. Of all pictures: choosing would make a GPU wait.
     slide = images.flatten(2).kthvalue(max(1, int(BRIGHT * place.numel() ** 2)), dim=2).values
     return torch.where(beyond, slide[:, :, None, None], images)
 
