@@ -236,7 +236,7 @@ class Console(Watcher):
         for note in found.notes:
             self._print(note)
         told = ", ".join(f"{number:,} {state}" for state, number in found.count().items())
-        self._print(f"{len(found):,} answers: {told}")
+        self._print(f"{len(found):,} {'answer' if len(found) == 1 else 'answers'}: {told}")
         for one in found.set_aside:
             self._print(f"set aside: {one.image} ({one.reason})")
         if out is not None:
