@@ -41,9 +41,30 @@ def judge(table: pl.DataFrame, classes: list[str]) -> list[str]:
     for k in range(len(classes)):
         own = truth == k
         right = int((p[own].argmax(axis=1) == k).sum())
-        low, high = exact_limits(right, int(own.sum()))
+        sources = table.filter(pl.Series(own))["group"].n_unique()
+        low, high = exact_limits(right / own.sum() * sources, sources)
         cells.append(f"{right} of {own.sum()} ({low:.0%}–{high:.0%})")
     return cells
+
+
+def print_missed(answers: pl.DataFrame, models: list[str], classes: list[str]) -> None:
+    """The sources that the mean of all models answers wrongly, those of most pictures first."""
+    own = answers.filter(pl.col("model").is_in(models))
+    means = own.group_by("group", "label").agg(
+        pl.col("image").n_unique().alias("pictures"),
+        pl.col("image").min().alias("first"),
+        *(pl.col(f"p_{c}").mean() for c in classes),
+    )
+    pictures = int(means["pictures"].sum())
+    print("\n| source, by its first picture | label | answer of the mean | p | p of the label | views |")
+    print("|---|---|---|---|---|---|")
+    for row in means.sort("pictures", "group", descending=[True, False]).iter_rows(named=True):
+        said = max(classes, key=lambda c: row[f"p_{c}"])
+        if said != row["label"]:
+            print(
+                f"| {row['first']} | {row['label']} | {said} | {row[f'p_{said}']:.2f} | "
+                f"{row['p_' + row['label']]:.2f} | {row['pictures']} of {pictures} |"
+            )
 
 
 def main(run: Path) -> None:
@@ -72,8 +93,8 @@ def main(run: Path) -> None:
         f"{told}. Start {protocol['init']}, {protocol['size']} px, {protocol['epochs']} epochs, "
         f"statistics frozen: {protocol['frozen']}, seed {protocol['seed']}. Commit {commit}; data "
         f"`{results['data']['sha256'][:16]}`; torch {machine['torch']}, {machine['processor']}. "
-        "95 % intervals by bootstrap over sources; of recall exact binomial ones, which are too "
-        "narrow for pictures, since views of one source are alike.\n"
+        "95 % intervals by bootstrap over sources; of recall exact ones with the sources as n, "
+        "since views of one source are alike.\n"
     )
     print(f"| model | of | accuracy | balanced accuracy | recall {' | recall '.join(classes)} |")
     print("|---|---|---|---|" + "---|" * len(classes))
@@ -95,6 +116,7 @@ def main(run: Path) -> None:
         f"\nThe colour baseline, which knows no morphology: {colour['accuracy']['value']:.1%} "
         f"({colour['accuracy']['low']:.1%}–{colour['accuracy']['high']:.1%}) of the pictures."
     )
+    print_missed(answers, list(results["models"]), classes)
 
 
 if __name__ == "__main__":

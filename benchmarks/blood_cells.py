@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from leuko.judgement.findings import answer, exact_limits
+from leuko.judgement.findings import answer, per_class
 
 METRICS = {
     "accuracy": "accuracy",
@@ -90,14 +90,14 @@ def _print_meter(meter: dict[str, Any]) -> None:
 
 
 def _print_classes(name: str, row: dict[str, Any]) -> None:
-    print(f"## {name}\n\n| class | n | precision | recall (exact 95 % limits) | F1 |")
-    print("|---|---|---|---|---|")
-    for label, found in row["per_class"].items():
-        low, high = exact_limits(round(found["recall"] * found["n"]), found["n"])
+    print(f"## {name}\n\n| class | n | groups | precision | recall (95 % limits) | F1 |")
+    print("|---|---|---|---|---|---|")
+    for found in per_class(row, {}):
         print(
-            f"| {label} | {found['n']} | {found['precision']:.3f} | {found['recall']:.3f} "
-            f"({low:.3f}–{high:.3f}) | {found['f1']:.3f} |"
+            f"| {found['name']} | {found['n']} | {found['groups']} | {found['precision']:.3f} | "
+            f"{found['recall']:.3f} ({found['low']:.3f}–{found['high']:.3f}) | {found['f1']:.3f} |"
         )
+    print("\nLimits of recall: exact, with the groups as n.")
     labels = list(row["per_class"])
     print("\n| true ↓, answered → | " + " | ".join(labels) + " |")
     print("|---|" + "---|" * len(labels))

@@ -156,6 +156,16 @@ def test_no_mistakes_is_not_certainty():
     assert balanced.low == pytest.approx((0.025 ** (1 / 30) + 0.025 ** (1 / 10)) / 2)
 
 
+def test_nothing_right_is_not_certainty_either():
+    y = np.array([0] * 30 + [1] * 10)
+    p = np.eye(2)[1 - y]
+    edge = pytest.approx(1 - 0.025 ** (1 / 40))
+    found = interval("accuracy", y, p, singles(40), n_resamples=100)
+    assert found == comparison.Interval(0.0, 0.0, edge)
+    twins = interval("accuracy", y, p, [str(i // 2) for i in range(40)], n_resamples=100)
+    assert twins.high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
 def test_one_repeat_of_single_images_is_mcnemars_exact_test():
     from statsmodels.stats.contingency_tables import mcnemar
 

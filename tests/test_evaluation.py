@@ -216,6 +216,8 @@ def test_a_set_the_model_was_trained_on_is_recognised(
     assert "trained on 20 images" in (out / "evaluation.html").read_text("utf-8")
     fitted = remember("fitted", describe_seen([], hashes))
     assert "Temperature and thresholds" in judge(fitted, data)["warnings"][0]
+    told = judge(taught, data)["warnings"]
+    assert any("come from 5 others of 30" in said for said in told), "fewer than it learnt"
     damaged = remember("damaged", [1, 2])
     assert judge(damaged, data)["seen"]["listed"] is False, "nothing is known"
 
@@ -379,6 +381,8 @@ def test_a_useful_order_is_told_from_a_useless_one():
     assert told["differences"]["none"]["high"] < 0
     right = judge_orders(wrong & False, {"good": sure}, groups, seed=0)["good"]["error_at_80"]
     assert right["value"] == 0 < right["high"] < 0.02  # none of 320 isn't never
+    never = judge_orders(wrong | True, {"good": sure}, groups, seed=0)["good"]["error_at_80"]
+    assert never["value"] == 1 > never["low"] > 0.98
 
 
 def test_the_band_of_coverage_is_where_conformal_sets_fall():

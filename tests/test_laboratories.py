@@ -14,7 +14,7 @@ from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
 from leuko.errors import DataError, ResumeError, SettingsError, UnknownNameError
 from leuko.judgement.transfer_page import write_any_report
-from leuko.laboratories import LaboratoryStudy
+from leuko.laboratories import LaboratoryStudy, count_shared
 from leuko.routes import Exchange, name_sets, plan_routes
 from leuko.settings import resolve_laboratories, resolve_settings
 from leuko.study import compare
@@ -122,6 +122,22 @@ def test_a_file_that_two_sets_have_is_not_tested_on_and_trained_on_once(exchange
     assert any("1 image of west not tested on when north is" in note for note in exchange.notes)
 
 
+def test_an_image_that_several_sources_have_is_missing_from_the_test_once(root, tmp_path):
+    for name in ("north", "west"):
+        shutil.copytree(root / name, tmp_path / name)
+    rng = np.random.default_rng(9)
+    write_laboratory(tmp_path / "third", 3, (1, 1, 0.9), LYMPHOCYTE="Lymphocyte",
+                     EOSINOPHIL="Eosinophil")  # fmt: skip
+    twin = encode_png(draw_cell(rng, "LYMPHOCYTE", 96))
+    for place in ("north/LYMPHOCYTE", "west/Lymphocyte", "third/Lymphocyte"):
+        (tmp_path / place / "twin.png").write_bytes(twin)
+    several = plan(tmp_path, "north", "west", "third")
+    route = next(r for r in several.routes if r.name == "north + west")
+    away = next(t for t in several.trials if t.route == route).away
+    assert count_shared(several, route.sources, "third") == 1
+    assert len(away) == (several.images["set"] == "third").sum() - 1
+
+
 def test_a_set_that_is_wholly_in_the_other_is_left_out_or_refused(root, tmp_path):
     shutil.copytree(root / "north", tmp_path / "copy")
     with pytest.raises(DataError, match="No two of these sets"):
@@ -139,6 +155,8 @@ def test_a_map_with_a_wrong_name_is_refused(root):
 def test_sets_of_one_name_get_the_folder_above(tmp_path):
     sets = [tmp_path / "a/cells", tmp_path / "b/cells", tmp_path / "c"]
     assert name_sets(sets) == ["a-cells", "b-cells", "c"]
+    (tmp_path / "pbc.v2").mkdir()
+    assert name_sets([tmp_path / "pbc.v2", tmp_path / "c"])[0] == "pbc.v2", "as the folder is called"
     with pytest.raises(SettingsError, match="named twice"):
         name_sets([tmp_path / "a", tmp_path / "a"])
     with pytest.raises(SettingsError, match="two or more"):

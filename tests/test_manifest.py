@@ -23,6 +23,11 @@ def make(**changes: object) -> Manifest:
     return Manifest(table, Path("/somewhere/ä"), "set", "csv", ("one note", "“two”"))
 
 
+def test_why_a_file_cannot_be_read_is_not_lost_in_the_audit() -> None:
+    audited = make(issues=["unreadable:truncated", "unreadable"])
+    assert {row["reason"] for row in audited.unreadable()} == {"truncated"}
+
+
 def test_round_trip(tmp_path: Path) -> None:
     manifest = make()
     write_manifest(manifest, tmp_path / "manifest.parquet")

@@ -151,6 +151,40 @@ def test_every_dropped_row_and_its_reason_is_listed(run: Path) -> None:
             assert row["reason"] in words
 
 
+def test_every_label_that_was_changed_is_listed_and_drawn(
+    run: Path, tmp_path: Path, no_drawing: None
+) -> None:
+    def relabel(ledger: Any) -> None:
+        first = ledger["steps"][0]
+        counts = {**first["counts_before"]}
+        counts["LYMPHOCYTE"], counts["NEUTROPHIL"] = (
+            counts["LYMPHOCYTE"] - 1, counts["NEUTROPHIL"] + 1,
+        )  # fmt: skip
+        row = {"row": 7, "image": "odd one", "label_written": "LYMPHOCYTE", "old": "LYMPHOCYTE",
+               "new": "NEUTROPHIL", "reason": "grains were seen"}  # fmt: skip
+        step = {**first, "name": "apply_decisions", "dropped": [], "renamed": [row],
+                "factors": {}, "counts_after": counts,
+                "rows_after": first["rows_before"], "images_after": first["images_before"]}  # fmt: skip
+        ledger["steps"].insert(0, step)
+
+    copy = change(run, tmp_path, "ledger.json", relabel)
+    words = " ".join(Page(_page(copy)).words)
+    assert "apply decisions: 1 label changed" in words
+    assert "odd one LYMPHOCYTE NEUTROPHIL grains were seen" in words
+    record = report.read_run(copy)
+    titles = [(stage.title, stage.renamed) for stage in report._stages(record)]
+    assert titles[:2] == [("as found", 0), ("apply decisions", 1)]
+
+
+def test_images_of_one_cell_count_once_in_the_limits_of_a_recall() -> None:
+    row = {"precision": 0.9, "recall": 1.0, "f1": 0.95, "n": 126, "groups": 6}
+    (told,) = findings.per_class({"per_class": {"x": row}}, {"x": 126})
+    assert told["low"] == pytest.approx(0.025 ** (1 / 6)), "six cells, not 126"
+    assert "x has 126 images of 6 groups" in findings.small_classes([told])[0]
+    half = findings.per_class({"per_class": {"x": row | {"recall": 0.75}}}, {"x": 126})[0]
+    assert half["low"] < 0.75 < half["high"]
+
+
 def test_class_with_few_images_is_warned_of(run: Path) -> None:
     words = " ".join(Page((run / "report.html").read_text("utf-8")).words)
     assert "MONOCYTE has 20 images" in words

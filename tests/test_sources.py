@@ -374,6 +374,29 @@ def test_a_folder_with_one_csv_and_flat_images(tmp_path: Path) -> None:
         scan(tmp_path)
 
 
+def test_a_table_beside_folders_is_not_passed_over(tmp_path: Path) -> None:
+    for number, name in enumerate(("one/0.png", "one/1.png", "two/2.png")):
+        draw(tmp_path / name, number)
+    table = tmp_path / "labels.csv"
+    table.write_text("image,label\none/0.png,ONE\none/1.png,one\ntwo/2.png,Two\n")
+    assert scan(tmp_path).layout == "class-folders", "both say the same"
+    table.write_text("image,label\none/0.png,N\none/1.png,E\ntwo/2.png,N\n")
+    with pytest.raises(LabelTableError, match=r"both folders \(one, two\) and labels\.csv"):
+        scan(tmp_path)
+    assert column(scan(table), "label") == ["N", "E", "N"]
+    table.write_text("name,age\none/0.png,7\n")
+    assert scan(tmp_path).layout == "class-folders", "no table of labels"
+
+
+def test_a_lone_folder_of_images_beside_a_table_is_no_class(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "0.png", 0)
+    draw(tmp_path / "images" / "1.png", 1)
+    (tmp_path / "labels.csv").write_text("image,label\nimages/0.png,N\nimages/1.png,E\n")
+    manifest = scan(tmp_path)
+    assert column(manifest, "label") == ["N", "E"]
+    assert "labels.csv, not the name of its folder" in manifest.notes[0]
+
+
 def test_labels_stay_text(tmp_path: Path) -> None:
     for n in range(5):
         draw(tmp_path / f"{n}.png", n)
@@ -436,6 +459,14 @@ def test_absolute_paths_inside_are_taken(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / "l.csv").write_text(f"image,label\n{tmp_path.resolve()}/sub/b.png,N\n")
     assert column(scan(tmp_path / "l.csv"), "image") == ["sub/b.png"]
+
+
+def test_absolute_paths_through_a_link_are_taken(tmp_path: Path) -> None:
+    write_images(tmp_path / "here")
+    link = tmp_path / "link"
+    link.symlink_to("here")
+    (tmp_path / "here/l.csv").write_text(f"image,label\n{link}/sub/b.png,N\n")
+    assert column(scan(link / "l.csv"), "image") == ["sub/b.png"]
 
 
 # Nothing to read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import leuko
 from leuko.data.cleaning import clean
 from leuko.data.drawing import draw_cell
-from leuko.data.image import encode_png
+from leuko.data.image import encode_jpeg, encode_png, read_image
 from leuko.data.manifest import hash_data
 from leuko.data.pictures import cut_pictures
 from leuko.data.sources import scan
@@ -235,6 +236,43 @@ def test_ctrl_c_says_how_to_continue(cells, tmp_path: Path):
 
 def test_no_file_of_the_set_is_touched(finished, cells):
     assert sorted(p.suffix for p in cells.rglob("*") if p.is_file()) == [".png"] * 28
+
+
+@pytest.mark.parametrize("kind", ["an image without a label", "an image with two"])
+def test_an_image_that_only_a_person_labelled_is_trained_on(kind, cells, tmp_path: Path):
+    folder = tmp_path / "set"
+    shutil.copytree(cells, folder)
+    rows = [f"{p.relative_to(folder).as_posix()},{p.parent.name}" for p in folder.rglob("*.png")]
+    rows.append('odd.png,"LYMPHOCYTE, NEUTROPHIL"' if "two" in kind else "odd.png,")
+    (folder / "odd.png").write_bytes(
+        encode_png(draw_cell(np.random.default_rng(5), "NEUTROPHIL", 96))
+    )
+    (folder / "labels.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    decided = tmp_path / "decided.csv"
+    decided.write_text("image,decision,new_label\nodd.png,relabel,NEUTROPHIL\n")
+    study = compare(
+        folder / "labels.csv", out=tmp_path / "run", recipe="minimal", groups="given",
+        decisions=str(decided), **{**QUICK, "epochs": 1},
+    )  # fmt: skip
+    answers = pl.read_parquet(study.folder / "predictions.parquet")
+    assert answers.filter(pl.col("image") == "odd.png")["label"].unique().to_list() == ["NEUTROPHIL"]
+    with np.load(study.folder / "covered.npz") as file:
+        assert "odd.png" in file["image"]
+
+
+def test_copies_are_dropped_in_whichever_groups_the_folds_are_made(cells, tmp_path: Path):
+    folder = tmp_path / "set"
+    shutil.copytree(cells, folder)
+    for i in range(3):  # the same picture again, in another format
+        pixels = read_image(folder / f"LYMPHOCYTE/{i:02}.png")
+        (folder / f"LYMPHOCYTE/copy{i}.jpg").write_bytes(encode_jpeg(pixels, 97))
+    kept = {}
+    for groups in ("cell", "given"):
+        settings = resolve_settings({"recipe": "strict", "groups": groups, **QUICK})
+        kept[groups] = make_plan(folder, settings, Watcher(), workers=1)
+    assert kept["given"].names == kept["cell"].names
+    assert len(kept["given"].names) == 28
+    assert kept["given"].groups == kept["given"].names
 
 
 def test_groups_stay_on_one_side_on_a_set_with_second_photographs(tmp_path: Path):

@@ -412,6 +412,9 @@ def _tell_seen(
         "start": sum(h in seen.start for h in used),
         "related": int(related.sum()),
         "calibrated": sum(h in seen.calibrated for h in used),
+        "only_calibrated": sum(
+            h in seen.calibrated and not r for h, r in zip(used, related, strict=True)
+        ),
         "listed": seen.listed,
         "same_set": recorded in (hash_data(found.manifest), hash_data(grouped)),
         "unseen": None,
@@ -437,10 +440,11 @@ def _warn(results: dict[str, Any]) -> list[str]:
             "This is the set that the model was made from. Unless all its images were kept from "
             "training, its figures are too good."
         )
-    if seen["calibrated"] > seen["related"]:
+    if seen["only_calibrated"]:
+        others = " others" if seen["related"] else ""
         said.append(
-            f"Temperature and thresholds of the model come from {seen['calibrated']:,} of "
-            f"{seen['of']:,} images here, so calibration, coverage and states are a little too "
+            f"Temperature and thresholds of the model come from {seen['only_calibrated']:,}{others} "
+            f"of {seen['of']:,} images here, so calibration, coverage and states are a little too "
             "good. Accuracy isn't touched by that."
         )
     if data["layout"] == "demo":

@@ -387,9 +387,16 @@ def _judge_route(
                 seed=exchange.settings.seed,
             ),
             "not_asked": dict(lacking.group_by("label").len().sort("label").iter_rows()),
-            "shared": sum(exchange.shared[one, target] for one in route.sources),
+            "shared": count_shared(exchange, route.sources, target),
         })  # fmt: skip
     return told
+
+
+def count_shared(exchange: Exchange, sources: Sequence[str], target: str) -> int:
+    """How many images of a set are in any of the sources too, or show a cell that is."""
+    own = exchange.images.filter(pl.col("set").is_in(list(sources)))["group"].unique()
+    shared = (pl.col("set") == target) & pl.col("group").is_in(own.implode())
+    return exchange.images.filter(shared).height
 
 
 def _arrange(rows: pl.DataFrame, route: Route) -> Side:

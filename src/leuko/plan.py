@@ -51,6 +51,18 @@ class Plan:
         return self.cleaned.found
 
     @property
+    def shown(self) -> Manifest:
+        """The rows whose pictures are cut out: every row, and what got its one label in cleaning.
+
+        A person may have labelled an image that had no label, or two; no picture is cut of such a
+        row as it was found.
+        """
+        table = self.found.table
+        known = table.filter(pl.col("label").is_not_null())["image"]
+        labelled = self.cleaned.manifest.table.filter(~pl.col("image").is_in(known.implode()))
+        return self.found.with_table(pl.concat([table, labelled])) if len(labelled) else self.found
+
+    @property
     def groups(self) -> list[str]:
         """The group of each cleaned row."""
         return self.cleaned.manifest.table["group"].to_list()
@@ -102,7 +114,10 @@ def find_name(data: Manifest | Cleaned | str | Path) -> str:
     """What a set is called."""
     if isinstance(data, Cleaned):
         return data.manifest.name
-    return data.name if isinstance(data, Manifest) else Path(data).resolve().stem
+    if isinstance(data, Manifest):
+        return data.name
+    path = Path(data).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def make_plan(data: Source, settings: StudySettings, watcher: Watcher, *, workers: int) -> Plan:
@@ -157,24 +172,36 @@ def _clean(data: Source, settings: StudySettings, watcher: Watcher, workers: int
         if settings.groups != "cell" or data.manifest.audited:
             return data
         found = _audit(data.found, settings, watcher, workers)
-        group = dict(found.table.select("image", "group").iter_rows())
-        kept = data.manifest.table.with_columns(
-            pl.col("image").replace_strict(group, return_dtype=pl.String).alias("group")
-        )
-        return replace(data, found=found, manifest=data.manifest.with_table(kept))
+        return replace(data, found=found, manifest=_take_groups(data.manifest, found.table))
     if isinstance(data, Manifest):
         manifest = data
     else:
         watcher.say("drawing the demo set" if data is None else "reading the images")
         manifest = scan(data)
     recipe = load_recipe(settings.recipe)
+    own = manifest.table
     if not manifest.audited and (settings.groups == "cell" or recipe.needs_audit):
-        audited = _audit(manifest, settings, watcher, workers)
-        if settings.groups != "cell":
-            audited = audited.with_table(audited.table.with_columns(manifest.table["group"]))
-        manifest = audited
+        manifest = _audit(manifest, settings, watcher, workers)
     decisions = settings.decisions or None
-    return clean(manifest, recipe, seed=settings.seed, decisions=decisions)
+    cleaned = clean(manifest, recipe, seed=settings.seed, decisions=decisions)
+    if settings.groups == "cell":
+        return cleaned
+    # Only now: which of several copies stays is decided within the groups that the audit found.
+    return replace(
+        cleaned,
+        found=_take_groups(cleaned.found, own),
+        manifest=_take_groups(cleaned.manifest, own),
+    )
+
+
+def _take_groups(manifest: Manifest, source: pl.DataFrame) -> Manifest:
+    """The same rows, each in the group that another table says of its image."""
+    group = dict(source.select("image", "group").iter_rows())
+    return manifest.with_table(
+        manifest.table.with_columns(
+            pl.col("image").replace_strict(group, return_dtype=pl.String).alias("group")
+        )
+    )
 
 
 def _audit(manifest: Manifest, settings: StudySettings, watcher: Watcher, workers: int) -> Manifest:

@@ -219,7 +219,7 @@ def _record(run: Path, plan: Plan, environment: dict[str, Any], watcher: Watcher
     write_atomically(run / "ledger.json", plan.cleaned.ledger.to_json())
     write_atomically(run / "splits.parquet", plan.splits_table.write_parquet)
     watcher.say("cutting out the leukocytes" if settings.view == "cell" else "scaling the fields")
-    cut = partial(cut_pictures, plan.found, view=settings.view, light=settings.light)
+    cut = partial(cut_pictures, plan.shown, view=settings.view, light=settings.light)
     images, pictures, scores = cut(size=settings.size)
     if missed := int((scores == 0).sum()):
         watcher.say(f"no leukocyte was found in {missed} images; their window is a guess")

@@ -130,7 +130,7 @@ def _work(
 ) -> Study:
     """Trains what isn't trained yet, then writes predictions, results and report."""
     jobs = [replace(job, explained=0 if job.repeat else EXPLAINED) for job in make_jobs(run, plan)]
-    cover_pictures(run, jobs, plan.found, plan.names, view=plan.settings.view)
+    cover_pictures(run, jobs, plan.shown, plan.names, view=plan.settings.view)
     meter = _plan_meter(plan)
     metering = [] if meter is None else _make_meter_jobs(run, plan, meter, jobs[0])
     finished = run_jobs([*jobs, *metering], run, workers=workers, watcher=watcher)

@@ -116,9 +116,11 @@ def stay_inside(asked: str, root: Path) -> str | None:
     if "\0" in path or PureWindowsPath(asked).drive:
         return None
     if path.startswith("/"):
-        base = root.resolve().as_posix().rstrip("/") + "/"
         path = posixpath.normpath(path)
-        return path.removeprefix(base) if path.startswith(base) else None
+        for base in (root.resolve(), root.absolute()):  # as it is called, perhaps by a link
+            if path.startswith(within := base.as_posix().rstrip("/") + "/"):
+                return path.removeprefix(within)
+        return None
     path = posixpath.normpath(path) if path else ""
     return None if path == ".." or path.startswith("../") else path
 

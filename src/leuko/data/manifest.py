@@ -82,12 +82,11 @@ class Manifest:
 
     def unreadable(self) -> list[dict[str, str]]:
         """The files that should have been readable and weren't: ``image`` and ``reason``."""
-        reasons = {
-            image: issue.removeprefix("unreadable:")
-            for image, issues in self.table.select("image", "issues").iter_rows()
-            for issue in issues
-            if issue.startswith("unreadable")
-        }
+        reasons = {}
+        for image, issues in self.table.select("image", "issues").iter_rows():
+            # The audit adds the bare word to what reading found.
+            if codes := sorted((i for i in issues if i.startswith("unreadable")), key=len):
+                reasons[image] = codes[-1].removeprefix("unreadable:")
         return [{"image": image, "reason": reason} for image, reason in reasons.items()]
 
     def with_table(self, table: pl.DataFrame) -> Manifest:

@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from leuko.data.image import decode_image, read_bytes
 from leuko.data.manifest import SCHEMA, Manifest, read_manifest
 from leuko.data.repeats import flag_repeats, join_groups
 from leuko.data.tables import read_table
-from leuko.errors import ImageError, LabelTableError, NoImagesError
+from leuko.errors import DataError, ImageError, LabelTableError, NoImagesError
 
 Progress = Callable[[int, int], None]
 
@@ -186,11 +186,14 @@ def _recognise_below(path: Path) -> _Found:
         if len(inner) != 1 or holds_images(folder) or holds_images(inner[0]):
             break
         folder = inner[0]
-    tables = sorted(p for p in path.glob("*.csv") if is_file(p) and not p.name.startswith("."))
+    tables = sorted(
+        p for place in dict.fromkeys((path, folder)) for p in place.glob("*.csv")
+        if is_file(p) and not p.name.startswith(".")
+    )  # fmt: skip
     if any(next(walk_files(inner), None) for inner in list_folders(folder)):
         found = _read_class_folders(folder, path)
         if found.rows:
-            return found
+            return _prefer_table(found, tables)
     if len(tables) == 1:
         return _read_csv(tables[0])
     if len(tables) > 1:
@@ -209,6 +212,41 @@ def _recognise_below(path: Path) -> _Found:
         f"{path} holds no images; expected JPEG, PNG, BMP or TIFF in class folders, the Kaggle "
         "set, or a CSV. Check the path." + "".join(f" {note}" for note in notes[:3])
     )
+
+
+def _prefer_table(folders: _Found, tables: Sequence[Path]) -> _Found:
+    """The class folders, or the table of labels that lies beside them.
+
+    A table counts that can be read and names images that are there. Where it says what the folders
+    say, the folders are taken; where there is but one folder, its name tells nothing apart.
+
+    Raises:
+        LabelTableError: Both could be the labels, and they differ.
+    """
+    told = {row.path: [label.casefold() for label in row.labels] for row in folders.rows}
+    for table in tables:
+        try:
+            found = _read_csv(table)
+        except DataError:
+            continue
+        said = [
+            (os.path.relpath(found.root / row.path, folders.root).replace(os.sep, "/"), row.labels)
+            for row in found.rows
+            if row.path is not None
+        ]
+        if all(told.get(path) == [label.casefold() for label in labels] for path, labels in said):
+            continue
+        names = sorted({row.label_written or "" for row in folders.rows})
+        if len(names) == 1:
+            found.notes.insert(0, f"The labels are those of {table}, not the name of its folder.")
+            return found
+        raise LabelTableError(
+            f"{folders.root} holds both folders ({', '.join(names[:5])}"
+            f"{', …' if len(names) > 5 else ''}) and {table.name}, which give other labels; "
+            f"expected one of them. Name {table} for the labels in it, or move it away to take "
+            "the folders as classes."
+        )
+    return folders
 
 
 def _is_kaggle_raw(folder: Path) -> bool:

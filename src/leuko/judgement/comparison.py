@@ -127,8 +127,8 @@ def interval(
 
     - Calibration errors rise with noise, so their resamples lie too high. They are shifted so
       that their mean is the value.
-    - Where no image is wrong, all resamples are alike and say nothing. The lower limits of
-      accuracy, balanced accuracy and macro-F1 then are exact (Clopper-Pearson) ones, with the
+    - Where no image is wrong, or all are, all resamples are alike and say nothing. The other limits
+      of accuracy, balanced accuracy and macro-F1 then are exact (Clopper-Pearson) ones, with the
       number of groups as n; averaged over the classes for the latter two, which is cautious.
 
     With R >= 2 repeats the metric is averaged over them in each resample. The variance between the
@@ -159,8 +159,9 @@ def interval(
     if metric in RAISED_BY_NOISE:
         draws += plain[:, None] - np.nanmean(draws, axis=1, keepdims=True)
     low, high = limits_over_repeats(plain, draws, generator)
-    if metric in ("accuracy", "balanced_accuracy", "macro_f1") and value == 1.0:
-        low = _lower_limit_without_mistakes(metric, np.asarray(y_true), groups)
+    if metric in ("accuracy", "balanced_accuracy", "macro_f1") and value in (0.0, 1.0):
+        far = _limit_of_like_images(metric, np.asarray(y_true), groups)
+        low, high = (far, high) if value else (low, 1 - far)
     return Interval(value, max(least, min(low, value)), min(most, max(high, value)))
 
 
@@ -402,10 +403,10 @@ def limits_over_repeats(
     return float(low), float(high)
 
 
-def _lower_limit_without_mistakes(
+def _limit_of_like_images(
     metric: str, y_true: NDArray[np.integer], groups: Sequence[str]
 ) -> float:
-    """Clopper-Pearson for n of n: 0.025 ** (1 / n), with groups as n."""
+    """Clopper-Pearson's lower limit for n of n: 0.025 ** (1 / n), with groups as n."""
     group_of = _number_groups(groups)
     if metric == "accuracy":
         return float(0.025 ** (1 / len(np.unique(group_of))))

@@ -159,9 +159,6 @@ def judge_share(
         return {"value": None, "low": None, "high": None}
     if len(set(groups)) < 2:
         return {"value": float(np.mean(hits)), "low": None, "high": None}
-    if not hits.any():  # the limit of none is that of all, seen from the other side
-        found = judge_share(~hits, groups, seed)
-        return {"value": 0.0, "low": 0.0, "high": 1 - float(found["low"] or 0.0)}
     two = np.stack([hits, ~hits], axis=1).astype(np.float64)
     return asdict(interval("accuracy", np.zeros(len(hits), np.int64), two, groups, rng=seed))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from leuko.judgement.metrics import exact_limits
 
-FEW = 30  # images of a class below which its figures carry a warning
+FEW = 30  # groups of images of a class below which its figures carry a warning
 
 
 def triple(model: Mapping[str, Any], metric: str) -> tuple[float, float, float]:
@@ -231,30 +231,42 @@ def decided(decisions: Mapping[str, Any]) -> str:
 def per_class(model: Mapping[str, Any], counts: Mapping[str, int]) -> list[dict[str, Any]]:
     """Precision, recall, F1 and n of each class, with the exact limits of the recall.
 
-    Limits are those of the number of images, not of the answers: repeats judge an image again
-    and add no new image.
+    Limits are those of the number of groups, not of the answers: repeats judge an image again and
+    add no new image, and images of one cell are answered alike. Where images of a group are less
+    alike than that, they are a little too wide.
     """
     rows = []
     for name, facts in model["per_class"].items():
         n = min(int(facts["n"]), int(counts.get(name, facts["n"])))
+        groups = min(n, int(facts.get("groups", n)))  # runs of before know the images alone
         recall = _float(facts["recall"])
-        right = round(recall * n) if math.isfinite(recall) else 0
-        low, high = exact_limits(right, n)
-        rows.append({"name": name, **facts, "n": n, "low": low, "high": high, "few": n < FEW})
+        low, high = exact_limits(recall * groups if math.isfinite(recall) else 0, groups)
+        rows.append(
+            {
+                "name": name, **facts, "n": n, "groups": groups, "low": low, "high": high,
+                "few": groups < FEW,
+            }
+        )  # fmt: skip
     return rows
 
 
-def small_classes(counts: Mapping[str, int]) -> list[str]:
-    """One warning for each class with fewer than 30 images: how wide its limits are."""
+def small_classes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One warning for each class with fewer than 30 groups: how wide its limits are.
+
+    Args:
+        rows: Of `per_class`, of any model.
+    """
     said = []
-    for name, n in counts.items():
-        if n < FEW:
-            right = round(0.8 * n)
-            low, high = exact_limits(right, n)
+    for row in rows:
+        if row["few"]:
+            n, groups = row["n"], row["groups"]
+            right = round(0.8 * groups)
+            low, high = exact_limits(right, groups)
+            of = "" if groups == n else f" of {quantity(groups, 'group')}"
             said.append(
-                f"{name} has {quantity(n, 'image')}. If {right} of {n} were recognised, the exact "
-                f"95 % limits of that recall would be {percent(low, 0)} to {percent(high, 0)} %, "
-                f"{percent(high - low, 0)} points apart. Its row says little."
+                f"{row['name']} has {quantity(n, 'image')}{of}. If {right} of {groups} were "
+                f"recognised, the exact 95 % limits of that recall would be {percent(low, 0)} to "
+                f"{percent(high, 0)} %, {percent(high - low, 0)} points apart. Its row says little."
             )
     return said
 

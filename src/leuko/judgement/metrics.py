@@ -258,15 +258,17 @@ def reliability_curve(
     )
 
 
-def exact_limits(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def exact_limits(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper–Pearson limits of a share.
 
     Args:
-        right: Successes, 0 ≤ right ≤ n.
+        right: Successes, 0 ≤ right ≤ n. A fraction where the share is one of more trials than n
+            of them are independent.
         n: Trials; with none, the limits are 0 and 1.
         level: Of confidence, in (0, 1).
 
-    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404.
+    Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404; fractions: Korn and Graubard
+    1998, Survey Methodology 24, 193–201.
     """
     from scipy.stats import beta
 

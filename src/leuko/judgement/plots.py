@@ -77,6 +77,7 @@ class Stage:
         images: Images afterwards, those without a class included.
         dropped: Label rows that this step dropped.
         factors: How often each class is repeated in training; empty if it isn't.
+        renamed: Label rows whose label this step changed.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Stage:
     images: int | None = None
     dropped: int = 0
     factors: Mapping[str, float] = field(default_factory=dict)
+    renamed: int = 0
 
 
 @styled
@@ -116,7 +118,11 @@ def draw_class_counts(stages: Sequence[Stage], classes: Sequence[str]) -> Figure
         facts = [] if stage.images is None else [f"{stage.images:,} images"]
         if number:
             rows_text = f"−{stage.dropped:,} row" + ("s" if stage.dropped != 1 else "")
-            facts.insert(0, rows_text if stage.dropped else "no row dropped")
+            did = [rows_text] if stage.dropped else []
+            if stage.renamed:
+                did.append(f"{stage.renamed:,} label" + ("s" if stage.renamed != 1 else ""))
+                did[-1] += " changed"
+            facts[:0] = did or ["no row dropped"]
         axes.set_title(
             "\n".join(facts), fontsize=6, fontweight="normal", color=QUIET, pad=3, linespacing=1.25
         )

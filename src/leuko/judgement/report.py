@@ -221,11 +221,12 @@ def _stages(run: Run) -> list[Stage]:
     first = run.steps[0]
     stages = [Stage("as found", first["counts_before"], first.get("images_before"))]
     for step in run.steps:
-        dropped, factors = len(step.get("dropped") or ()), dict(step.get("factors") or {})
-        if dropped or factors:  # a step that found nothing to do is in the table alone
+        dropped, renamed = (len(step.get(did) or ()) for did in ("dropped", "renamed"))
+        factors = dict(step.get("factors") or {})
+        if dropped or renamed or factors:  # a step that found nothing to do is in the table alone
             title = str(step["name"]).replace("_", " ")
             after = step["counts_after"], step.get("images_after")
-            stages.append(Stage(title, *after, dropped, factors))
+            stages.append(Stage(title, *after, dropped, factors, renamed))
     return stages
 
 
@@ -267,13 +268,14 @@ def _facts(run: Run) -> dict[str, Any]:
     results, data, protocol = run.results, run.results["data"], run.results["protocol"]
     counts = data["counts"]
     lost = [c for c in run.found if c not in run.classes]
+    rows = {m: findings.per_class(f, counts) for m, f in results["models"].items()}
     return {
         "data": data, "protocol": protocol, "results": results, "classes": run.classes,
         "best": results["best"], "models": results["models"], "baselines": results["baselines"],
         "title": _title(results), "command": describe_command(run.environment, results),
         "answer": findings.answer(results), "demo": data["layout"] == "demo",
-        "per_class": {m: findings.per_class(f, counts) for m, f in results["models"].items()},
-        "warnings": findings.small_classes(findings.tested(results)), "few": findings.FEW,
+        "per_class": rows,
+        "warnings": findings.small_classes(rows[results["best"]]), "few": findings.FEW,
         "bins": BINS,
         "judged": findings.judged(results),
         "labels": results.get("labels"), "shown_disputes": MOST_DISPUTED,

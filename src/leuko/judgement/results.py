@@ -64,14 +64,17 @@ def judge_model(answers: Predictions, classes: Sequence[str], *, seed: int) -> d
     """Metrics with their limits, and the classes one by one.
 
     With several repeats the confusion counts the answers of all of them, and precision, recall
-    and F1 are those of the pooled answers; n stays the number of images.
+    and F1 are those of the pooled answers; n stays the number of images, groups that of the groups
+    that they belong to.
     """
     R = len(answers.probabilities)
     pooled = answers.probabilities.reshape(-1, len(classes))
     truth = np.tile(answers.y_true, R)
     rows = per_class(truth, pooled, classes)
-    for row in rows.values():
+    groups = np.array(answers.groups, object)
+    for k, row in enumerate(rows.values()):
         row["n"] = int(row["n"]) // R
+        row["groups"] = len(set(groups[answers.y_true == k]))
         del row["predicted"]
     return {
         **{

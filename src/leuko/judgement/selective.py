@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from leuko.errors import ShapeError
 from leuko.judgement.comparison import RESAMPLES, bootstrap_weights
-from leuko.judgement.metrics import BLOCK, Float64
+from leuko.judgement.metrics import BLOCK, Float64, exact_limits
 
 COVERAGE = 0.8  # at which the error is told
 POINTS = 200  # of a curve that is written down
@@ -130,12 +130,15 @@ def _limit(value: float, draws: Float64) -> dict[str, float]:
 def _limit_error(
     value: float, draws: Float64, sureness: Float64, groups: Sequence[str]
 ) -> dict[str, float]:
-    """Where none is wrong, the upper limit is the exact one (Clopper–Pearson), groups as n."""
+    """Where none or all are wrong, the other limit is the exact one, groups as n."""
     limits = _limit(value, draws)
-    if value == 0:
+    if value in (0, 1):
         kept = np.argsort(-sureness, kind="stable")[: int(np.ceil(COVERAGE * len(groups)))]
-        exact = 1 - 0.025 ** (1 / len({groups[i] for i in kept}))
-        limits["high"] = max(limits["high"], float(exact))
+        n = len({groups[i] for i in kept})
+        low, high = exact_limits(round(value * n), n)
+        limits = {
+            "value": value, "low": min(limits["low"], low), "high": max(limits["high"], high),
+        }  # fmt: skip
     return limits
 
 
