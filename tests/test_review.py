@@ -182,6 +182,27 @@ def test_missed_and_joined_cells(client: TestClient):
     assert slide.change("split", added["id"], boxes=[box, box]).status_code == 422  # deleted
 
 
+def test_parts_of_a_cell_stay_on_its_slide(client: TestClient):
+    slide, other = Slide(client, keep_images=True), Slide(client)
+    foreign = client.get(other.place).json()["fields"][0]["id"]
+    cell, *rest = slide.read()["cells"]
+    x0, y0, x1, y1 = cell["box"]
+    halves = [[max(0, x0), max(0, y0), (x0 + x1) / 2, y1], [(x0 + x1) / 2, max(0, y0), x1, y1]]
+    refused = slide.change("split", cell["id"], boxes=halves, field=foreign)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "other_field")
+    assert slide.change("add", box=[10, 10, 90, 90], field=foreign).status_code == 404
+    assert slide.ids() == [cell["id"], *(c["id"] for c in rest)]
+    parts = slide.change("split", cell["id"], boxes=halves).json()["cells"]
+    assert {part["field"] for part in parts} == {cell["field"]}
+    assert slide.sign().status_code == 200
+    signed = slide.read()
+    assert client.delete(other.place).status_code == 204
+    assert slide.read() == signed
+    for file in ("differential.pdf", "cells.csv", "set.zip"):
+        asked = client.get(f"{slide.path}/export/{file}")
+        assert asked.status_code == (422 if file == "set.zip" else 200)  # nothing was reviewed
+
+
 @pytest.mark.parametrize(
     "body",
     [

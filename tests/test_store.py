@@ -315,6 +315,23 @@ def test_added_and_split_cells_belong_to_one_reading(store: Store):
     assert [redone.review.cells[i].deleted for i in (first, *made)] == [True, False, False, False]
 
 
+def test_new_cells_lie_in_a_field_of_their_own_slide(store: Store):
+    slide, reading = fill(store)
+    other, _ = fill(store)
+    foreign = shelf.read_slide(store, other)["fields"][0]["id"]
+    box = (1.0, 1.0, 9.0, 9.0)
+    with pytest.raises(Refusal, match=f"has no field {foreign}"):
+        do(store, slide, reading, ADD, findings=[make_finding()], field=foreign, boxes=(box,))
+    with store.write() as connection:  # as a store of before may have it
+        (cell,) = shelf.insert_cells(connection, slide, foreign, [make_finding()], reading)
+    with pytest.raises(Refusal, match=f"Cells of slide {slide} were kept with a field") as refused:
+        shelf.delete_slide(store, other)
+    assert refused.value.status == 423
+    assert cell in cells_of(store, slide, reading)
+    shelf.delete_slide(store, slide)
+    shelf.delete_slide(store, other)
+
+
 # --- fields ---------------------------------------------------------------------------------------
 
 

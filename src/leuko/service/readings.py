@@ -68,7 +68,7 @@ class NewChange(BaseModel):
     kind: Literal["label", "confirm", "delete", "restore", "add", "split", "undo", "redo"]
     cells: list[Id] = Field([], max_length=MOST_CELLS)
     label: str | None = Field(None, max_length=1000, description="None: unidentified.")
-    field: Id | None = None
+    field: Id | None = Field(None, description="In which a cell is added.")
     box: BoxOfNumbers | None = None
     boxes: list[BoxOfNumbers] | None = Field(None, max_length=20)
     change: UUID | None = Field(None, description="What undo or redo is about.")

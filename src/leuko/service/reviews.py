@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from leuko.service import tables
+from leuko.service.fields import no_field
 from leuko.service.records import (
     ADD,
     FIELD,
@@ -144,7 +145,7 @@ def make_change(
         concerned = check_wish(before.review, wish)
         made: tuple[int, ...] = ()
         if findings:
-            field = wish.field or before.review.cells[concerned[0]].field
+            field = _find_field(connection, slide, wish, before.review)
             made = tuple(insert_cells(connection, slide, field, findings, reading))
         if wish.kind in (UNDO, REDO):
             made = _find_made(before.changes, wish.target)
@@ -205,6 +206,18 @@ def _is_repeated(connection: Connection, reading: int, wish: Wish) -> bool:
             "each change.",
         )  # fmt: skip
     return True
+
+
+def _find_field(connection: Connection, slide: int, wish: Wish, review: Review) -> int:
+    """Where new cells lie: in the field of the cell that is split, or in one of this slide."""
+    if wish.kind != ADD:
+        return review.cells[wish.cells[0]].field
+    assert wish.field is not None  # check_wish has seen to it
+    fields = tables.fields.c
+    asked = select(fields.id).where(fields.id == wish.field, fields.slide == slide)
+    if connection.execute(asked).first() is None:
+        raise no_field(slide, wish.field)
+    return wish.field
 
 
 def _find_made(changes: Sequence[Change], target: str | None) -> tuple[int, ...]:
