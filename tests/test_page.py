@@ -168,6 +168,12 @@ class Review:
     def cells(self) -> dict[int, dict[str, Any]]:
         return {cell["id"]: cell for cell in self.api.get(self.path).json()["cells"]}
 
+    def change(self, kind: str, *cells: int, **facts: Any) -> None:
+        """As another person does, who has seen everything."""
+        revision = self.api.get(self.path).json()["revision"]
+        body = {"id": str(uuid4()), "revision": revision, "kind": kind, "cells": cells, **facts}
+        self.api.post(f"{self.path}/changes", json=body).raise_for_status()
+
     def having(self, state: str) -> list[int]:
         return [i for i, cell in self.cells().items() if cell["state"] == state]
 
@@ -224,6 +230,7 @@ def test_a_hundred_cells_with_five_wrong_are_signed_in_fifteen_actions(
     press("Control+Enter")
     expect(page.locator(".progress")).to_contain_text(f"{len(cells)} of {len(cells)} cells")
     click(page.get_by_role("button", name="Sign …"))
+    page.get_by_role("dialog").wait_for()
     press("Enter")  # the name is known
     expect(page.locator(".actions .signed")).to_contain_text("Signed by Ada Meyer")
     assert actions <= 15
@@ -517,6 +524,44 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     second.close()
 
 
+def test_what_others_change_while_the_dialog_is_open_is_not_signed(
+    visit: Visit, review: Review
+) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    cell = review.having("pre-classified")[0]
+    page.get_by_role("button", name="Sign …").click()
+    counted = page.get_by_role("dialog").locator("strong").text_content()
+    review.change("label", cell, label="blast", by="Ben Roth")
+    expect(group(page, "blast").locator(f"#tile-{cell}")).to_be_attached()  # it has arrived
+    page.get_by_label("out of the count").check()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator("dialog .wrong")).to_contain_text("Cancel, look at what changed")
+    assert review.api.get(review.path).json()["state"] == "open"
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Sign …").click()
+    expect(page.get_by_role("dialog")).to_contain_text("blast")
+    expect(page.get_by_role("dialog").locator("strong")).to_have_text(counted or "")
+    page.get_by_label("out of the count").check()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator(".actions .signed")).to_contain_text("Signed by Ada Meyer")
+
+
+def test_the_dialog_waits_for_what_is_on_its_way(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    before = int(page.locator(".progress strong").text_content() or 0)
+    waiting: list[Route] = []
+    page.route("**/changes", lambda route: waiting.append(route))
+    tile(page, review.having("pre-classified")[0]).click()
+    with page.expect_request("**/changes"):
+        page.keyboard.press("Delete")
+    page.get_by_role("button", name="Sign …").click()
+    page.get_by_role("button", name="Sign …").click()  # once more does nothing more
+    assert page.get_by_role("dialog").count() == 0
+    waiting[0].continue_()
+    expect(page.get_by_role("dialog").locator("strong")).to_have_text(f"{before - 1} leukocytes")
+    expect(page.get_by_role("dialog")).to_have_count(1)
+
+
 def _hold(route: Route) -> None:
     """It is never answered."""
 
@@ -572,13 +617,8 @@ class Bench:
         review = Review(self.api, slide, "Ada Meyer")
         cells = list(review.cells())
         for k, name in enumerate(CLASSES[:2]):
-            self.change(review, "label", cells[k::2], label=name)
+            review.change("label", *cells[k::2], label=name)
         return review
-
-    def change(self, review: Review, kind: str, cells: list[int], **facts: Any) -> None:
-        revision = self.api.get(review.path).json()["revision"]
-        body = {"id": str(uuid4()), "revision": revision, "kind": kind, "cells": cells, **facts}
-        self.api.post(f"{review.path}/changes", json=body).raise_for_status()
 
     def stop(self) -> None:
         self.api.close()
@@ -630,7 +670,7 @@ def test_the_model_is_adapted_to_reviewed_cells(
     expect(page.locator(".outcome .big")).to_have_text(kept["result"]["reason"])
     expect(page.get_by_role("button", name="Adapt again")).to_be_visible()
     cell = next(iter(labelled.cells()))
-    bench.change(labelled, "confirm", [cell])
+    labelled.change("confirm", cell)
     page.reload()
     expect(page.locator(".outcome .warn")).to_contain_text("The reading has changed since")
 
@@ -750,6 +790,7 @@ def test_axe_finds_no_serious_fault(
     found += _judge(page, "keys")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Sign …").click()
+    page.get_by_role("dialog").wait_for()
     found += _judge(page, "sign")
     visit.close()
     assert found == []
