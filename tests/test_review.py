@@ -115,6 +115,37 @@ def test_from_an_image_to_a_signature(client: TestClient):
     assert kinds[-3:] == ["sign", "images deleted", "version"] or kinds[-1] == "version"
 
 
+def test_what_was_signed_is_told_in_the_same_words_ever_after(client: TestClient):
+    slide = Slide(client, fields=2, keep_images=True, name="Smear 17", target=100)
+    assert slide.upload(b"no image", "early.txt").status_code == 201
+    slide.change("label", slide.ids()[0], label="blast")
+    slide.sign()
+    exports = [f"export/{name}" for name in ("differential.pdf", "differential.csv",
+                                             "differential.json", "cells.csv")]  # fmt: skip
+
+    def tell() -> list[bytes]:
+        asked = [f"{slide.path}/{part}?version=1" for part in ("differential", *exports)]
+        return [client.get(path).content for path in asked]
+
+    first = tell()
+    assert b"Smear 17" in first[2]
+    assert [client.get(f"{slide.path}/{name}").content for name in exports] == first[1:]
+    client.patch(slide.place, json={"name": "Smear 99", "target": 5000})
+    assert tell() == first
+    assert [client.get(f"{slide.path}/{name}").content for name in exports] == first[1:]
+    client.post(f"{slide.path}/versions", json={"name": "B", "reason": "one field was missing"})
+    assert slide.upload(draw(31), "late.jpg").status_code == 201
+    assert slide.upload(b"no image either", "late.txt").status_code == 201
+    assert tell() == first
+    now = client.get(f"{slide.path}/differential").json()
+    then = client.get(f"{slide.path}/differential?version=1").json()
+    assert [one["slide"] for one in (now["machine"], now["reviewed"])] == ["Smear 99"] * 2
+    assert (now["reviewed"]["pictures"], then["reviewed"]["pictures"]) == (3, 2)
+    assert (now["machine"]["pictures"], then["machine"]["pictures"]) == (3, 2)
+    assert [one["image"] for one in then["reviewed"]["set_aside"]] == ["early.txt"]
+    assert len(now["machine"]["set_aside"]) == 2
+
+
 def test_a_bad_file_is_listed_and_the_rest_goes_on(client: TestClient):
     slide = Slide(client, fields=0)
     bad = slide.upload(b"not an image", HOSTILE)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -460,6 +461,39 @@ def test_a_signed_reading_is_changed_as_a_new_version_only(store: Store):
     assert trail[4]["by"] == "Bea"
     assert trail[4]["detail"] == {"reason": "a mistake"}
     assert [entry["version"] for entry in trail[1:]] == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["now", "before"])
+def test_a_signed_version_knows_its_slide_as_it_was(
+    store: Store, written: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if not written:  # signatures once said nothing of their slide
+
+        def forget(connection, change, *, reading, wish=None):
+            detail = {k: v for k, v in change.detail.items() if k != "slide"}
+            shelf.append(connection, replace(change, detail=detail), reading=reading, wish=wish)
+
+        monkeypatch.setattr(signatures, "append", forget)
+    aside = fields.Picture("bad.txt", b"", "f" * 64, aside=("not_an_image", "It is none."))
+    slide, reading = fill(store, name="First", target=100, keep_images=True)
+    shelf.change_slide(store, slide, {"name": "Smear"}, by="A")
+    fields.add_field(store, slide, aside, key=None)
+    sign(store, slide, reading)
+    shelf.change_slide(store, slide, {"name": "Other", "target": 400}, by="A")
+    shelf.change_slide(store, slide, {"name": "Another", "keep_images": False}, by="A")
+    signatures.open_version(store, slide, reading, name="B", reason="a mistake")
+    fields.add_field(store, slide, make_picture(7), key=None)
+    sign(store, slide, reading)
+    shelf.change_slide(store, slide, {"target": 50}, by="A")
+    now = shelf.read_slide(store, slide)
+    for version, name, target, files in ((1, "Smear", 100, 2), (2, "Another", 400, 3)):
+        found = reviews.load_reading(store, slide, reading, version=version)
+        then = found.recall(now)
+        assert (then["name"], then["target"]) == (name, target)
+        assert then["fields"] == now["fields"][:files]
+        assert then["classes"] == now["classes"]
+    signatures.open_version(store, slide, reading, name="B", reason="another mistake")
+    assert reviews.load_reading(store, slide, reading).recall(now) == now
 
 
 def test_two_readings_are_compared_and_settled(store: Store):

@@ -26,7 +26,7 @@ def count_machine(
     """What the machine said, unreviewed.
 
     Args:
-        slide: From `leuko.service.shelf.read_slide`.
+        slide: From `leuko.service.shelf.read_slide`, or `Reading.recall` of it.
         cells: Of a reading; what was added by persons is left out.
         record: Of the bundle that answered, if it is the one in use.
     """
@@ -49,7 +49,7 @@ def count_reviewed(
     """What a reading says; final once it is signed.
 
     Args:
-        slide: From `leuko.service.shelf.read_slide`.
+        slide: From `Reading.recall`, so that what was signed stays as it was.
         reading: Of this slide.
         record: As for `count_machine`.
     """

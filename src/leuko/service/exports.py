@@ -65,8 +65,8 @@ def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
         file: File,
         version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
     ) -> Response:
-        slide = shelf.read_slide(store, sid)
         found = reviews.load_reading(store, sid, rid, version=version)
+        slide = found.recall(shelf.read_slide(store, sid))
 
         def count() -> Differential:
             return count_reviewed(slide, found, record if slide["model"] == bundle.id else None)

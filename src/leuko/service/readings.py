@@ -170,8 +170,11 @@ def add_readings(
 
     # Undoing the model's errors takes a second, and a review doesn't change what the machine said.
     @lru_cache(maxsize=32)
-    def tell_machine(sid: int, rid: int, _state: tuple[Any, ...]) -> dict[str, Any]:
-        slide, found = shelf.read_slide(store, sid), reviews.load_reading(store, sid, rid)
+    def tell_machine(
+        sid: int, rid: int, version: int | None, _state: tuple[Any, ...]
+    ) -> dict[str, Any]:
+        found = reviews.load_reading(store, sid, rid, version=version)
+        slide = found.recall(shelf.read_slide(store, sid))
         own = record if slide["model"] == bundle.id else None
         return count_machine(slide, found.review.cells.values(), own).to_json()
 
@@ -180,11 +183,12 @@ def add_readings(
         sid: Id, rid: Id, version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None
     ) -> dict[str, Any]:
         found = reviews.load_reading(store, sid, rid, version=version)
-        slide = shelf.read_slide(store, sid)
+        slide = found.recall(shelf.read_slide(store, sid))
         own = record if slide["model"] == bundle.id else None
         state = slide["name"], slide["target"], len(slide["fields"])
+        signed = found.outline["version"] if found.signed else None
         return {
-            "machine": tell_machine(sid, rid, state),
+            "machine": tell_machine(sid, rid, signed, state),
             "reviewed": count_reviewed(slide, found, own).to_json(),
             "revision": found.review.revision,
         }

@@ -142,6 +142,7 @@ class Change:
 
 
 TAKEN = "taken"  # detail of an arbitration: {cell: [label, state, reason, deleted]}
+SLIDE = "slide"  # detail of a signature: {name, target, fields: [{id, name, set_aside}]}
 
 
 @dataclass(frozen=True)
