@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,9 @@ from leuko.data.image import decode_image, encode_jpeg, encode_png
 from leuko.errors import LeukoError
 from leuko.service.app import create_app
 from leuko.service.store import Store
-from leuko.use.predictor import Predictor
+from leuko.use.differential import count_predictions
+from leuko.use.predictor import Predictor, load
+from leuko.use.record import read_record
 from small_bundle import CLASSES, make_bundle
 
 HOSTILE = "<script>alert(1)</script>\x00../../etc/passwd"
@@ -144,6 +147,31 @@ def test_what_was_signed_is_told_in_the_same_words_ever_after(client: TestClient
     assert (now["machine"]["pictures"], then["machine"]["pictures"]) == (3, 2)
     assert [one["image"] for one in then["reviewed"]["set_aside"]] == ["early.txt"]
     assert len(now["machine"]["set_aside"]) == 2
+
+
+def test_the_machine_counts_as_the_library_does(tmp_path: Path):
+    predictor = load(threads=1)
+    rng = np.random.default_rng(2)
+    data = encode_png(draw_field(rng, KINDS * 2, mark=False, blur=0.8).image)
+    answers = predictor.predict([data, b"no image"])
+    states = {answer.state for answer in answers if answer.cell}
+    assert states == {"pre-classified", "unidentified", "rejected"}  # or nothing would be shown
+    record = read_record(predictor.bundle.facts, predictor.bundle.id)
+    expected = count_predictions(answers, record=record, slide="Smear").to_json()
+    assert expected["correction"]["done"]
+    with TestClient(
+        create_app(predictor, Store.open(tmp_path / "leuko.db")), base_url="http://127.0.0.1"
+    ) as client:
+        slide = Slide(client, fields=0)
+        for name, content in (("a.png", data), ("b.png", b"no image")):
+            assert slide.upload(content, name).status_code == 201
+        told = client.get(f"{slide.path}/differential").json()
+        waiting = [c for c in slide.read()["cells"] if c["state"] == "unidentified"]
+    for part in ("cells", "rows", "beside", "unidentified", "rejected", "pictures", "flags",
+                 "correction", "model"):  # fmt: skip
+        assert told["machine"][part] == expected[part], part
+    # No cell is lost on the way to a person's eyes.
+    assert len(waiting) == sum(a.state != "pre-classified" and a.cell is not None for a in answers)
 
 
 def test_a_bad_file_is_listed_and_the_rest_goes_on(client: TestClient):
