@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import os
 import shutil
 import threading
@@ -524,6 +525,74 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     second.close()
 
 
+def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
+    visit: Visit, review: Review
+) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    held = hold_first(page)
+    tile(page, one).click()
+    with page.expect_request("**/changes"):
+        page.keyboard.press("m")
+    tile(page, two).click()
+    page.keyboard.press("b")  # it waits for the first
+    review.change("label", two, label="blast", by="Ben Roth")
+    held.pop().continue_()
+    expect(page.locator("#notices .warn")).to_contain_text(
+        "Ben Roth changed this cell a moment ago: it is blast now"
+    )
+    expect(group(page, "blast").locator(f"#tile-{two}")).to_be_visible()
+    assert [review.cells()[cell]["label"] for cell in (one, two)] == ["monocyte", "blast"]
+
+
+def test_one_person_may_change_a_cell_twice_while_the_first_change_waits(
+    visit: Visit, review: Review
+) -> None:
+    cell, another = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    held = hold_first(page)
+    tile(page, cell).click()
+    with page.expect_request("**/changes"):
+        page.keyboard.press("m")
+    tile(page, cell).click()
+    page.keyboard.press("b")
+    review.change("label", another, label="blast", by="Ben Roth")
+    held.pop().continue_()
+    expect(group(page, "basophil").locator(f"#tile-{cell}")).to_be_visible()
+    assert [review.cells()[i]["label"] for i in (cell, another)] == ["basophil", "blast"]
+    expect(page.locator("#notices .warn")).to_have_count(0)
+
+
+def test_a_change_outlives_leaving_its_page(visit: Visit, review: Review) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    line = page.locator("#notices")
+    may_close = "window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    for cell, told in (
+        (one, ""),
+        (two, "Ben Roth changed this cell a moment ago: it is blast now"),
+    ):
+        held = hold_first(page)
+        tile(page, cell).click()
+        with page.expect_request("**/changes"):
+            page.keyboard.press("m")
+        page.get_by_role("link", name="All slides").click()
+        expect(page.get_by_role("heading", name="A new slide")).to_be_visible()
+        expect(line).to_contain_text("1 change still to be saved")
+        assert not page.evaluate(may_close)
+        if told:
+            review.change("label", cell, label="blast", by="Ben Roth")
+        held.pop().abort()  # the line is broken; the next attempt gets through
+        expect(line).not_to_contain_text("still to be saved")
+        expect(line).to_contain_text(told)
+        assert review.cells()[cell]["label"] == ("blast" if told else "monocyte")
+        assert page.title() == "Slides · Leuko"
+        assert page.evaluate(may_close)
+        page.unroute("**/changes")
+        page.go_back()
+        page.wait_for_selector(".tile[tabindex='0']")
+
+
 def test_what_others_change_while_the_dialog_is_open_is_not_signed(
     visit: Visit, review: Review
 ) -> None:
@@ -549,17 +618,24 @@ def test_what_others_change_while_the_dialog_is_open_is_not_signed(
 def test_the_dialog_waits_for_what_is_on_its_way(visit: Visit, review: Review) -> None:
     page = visit.go(f"{review.where}/gallery")
     before = int(page.locator(".progress strong").text_content() or 0)
-    waiting: list[Route] = []
-    page.route("**/changes", lambda route: waiting.append(route))
+    held = hold_first(page)
     tile(page, review.having("pre-classified")[0]).click()
     with page.expect_request("**/changes"):
         page.keyboard.press("Delete")
     page.get_by_role("button", name="Sign …").click()
     page.get_by_role("button", name="Sign …").click()  # once more does nothing more
     assert page.get_by_role("dialog").count() == 0
-    waiting[0].continue_()
+    held.pop().continue_()
     expect(page.get_by_role("dialog").locator("strong")).to_have_text(f"{before - 1} leukocytes")
     expect(page.get_by_role("dialog")).to_have_count(1)
+
+
+def hold_first(page: Page) -> list[Route]:
+    """Holds the next change that the page sends; those after it get through."""
+    held: list[Route] = []
+    sent = itertools.count()
+    page.route("**/changes", lambda route: route.continue_() if next(sent) else held.append(route))
+    return held
 
 
 def _hold(route: Route) -> None:
