@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +126,26 @@ def test_fhir_is_valid_and_preliminary_until_signed(hostile: Differential):
         assert all(RESEARCH_USE in json.dumps(r) for r in resources)
     assert "issued" not in write_fhir(unsigned)["entry"][0]["resource"]
     assert "performer" not in write_fhir(unsigned)["entry"][1]["resource"]
+
+
+def test_fhir_has_the_same_addresses_as_long_as_it_is_the_same_count():
+    first = count_differential(COUNTS, slide="s", reader="A. Reader", made=NOW)
+    last = count_differential(
+        {**COUNTS, "blast": 3}, slide="renamed", reader="A. Reader", signed=NOW,
+        made=NOW + timedelta(hours=1),
+    )  # fmt: skip
+
+    def address(found: Differential, key: str) -> dict[str, str]:
+        entries = write_fhir(found, key=key)["entry"]
+        return {entry["resource"]["code"]["text"]: entry["fullUrl"] for entry in entries}
+
+    before, after = address(first, "slide 1, reading 1"), address(last, "slide 1, reading 1")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"blast per 100 leukocytes"}
+    assert len(set(after.values())) == len(after)
+    assert not set(address(first, "slide 1, reading 2").values()) & set(before.values())
+    # Without a key, two counts of one slide are two.
+    assert not set(address(first, "").values()) & set(address(last, "").values())
 
 
 def test_fhir_has_codes_only_where_they_are_known():

@@ -149,6 +149,29 @@ def test_what_was_signed_is_told_in_the_same_words_ever_after(client: TestClient
     assert len(now["machine"]["set_aside"]) == 2
 
 
+def test_the_final_report_replaces_the_preliminary_one(client: TestClient):
+    slide = Slide(client, fields=2, keep_images=True)
+
+    def read() -> tuple[str, dict[str, str]]:
+        entries = client.get(f"{slide.path}/export/differential.json").json()["entry"]
+        found = {entry["resource"]["code"]["text"]: entry["fullUrl"] for entry in entries}
+        return entries[0]["resource"]["status"], found
+
+    status, before = read()
+    assert status == "preliminary"
+    slide.change("label", *slide.ids()[:2], label="blast")
+    client.patch(slide.place, json={"name": "Renamed"})
+    slide.sign()
+    status, after = read()
+    assert status == "final"
+    assert {name: after[name] for name in before} == before
+    client.post(f"{slide.path}/versions", json={"name": "B", "reason": "a mistake"})
+    assert read()[1] == after
+    second = client.post(f"{slide.place}/readings", json={"reader": "B"}).json()["id"]
+    slide.path = f"{slide.place}/readings/{second}"
+    assert not set(read()[1].values()) & set(after.values())
+
+
 def test_the_machine_counts_as_the_library_does(tmp_path: Path):
     predictor = load(threads=1)
     rng = np.random.default_rng(2)

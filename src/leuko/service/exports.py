@@ -68,13 +68,16 @@ def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
         found = reviews.load_reading(store, sid, rid, version=version)
         slide = found.recall(shelf.read_slide(store, sid))
 
+        # The time is in it because another store has slides of the same numbers.
+        key = f"slide {sid} of {slide['created']}, reading {rid}"
+
         def count() -> Differential:
             return count_reviewed(slide, found, record if slide["model"] == bundle.id else None)
 
         writers: dict[str, Callable[[], str | bytes]] = {
             "differential.pdf": lambda: write_pdf(count()),
             "differential.csv": lambda: write_csv([count()]),
-            "differential.json": lambda: json.dumps(write_fhir(count()), indent=1) + "\n",
+            "differential.json": lambda: json.dumps(write_fhir(count(), key=key), indent=1) + "\n",
             "cells.csv": lambda: write_cells(slide, found),
             "set.zip": lambda: write_set(store, slide, list_reviewed(found)),
         }
