@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,6 +19,7 @@ from leuko.data.drawing import draw_field
 from leuko.data.image import decode_image, encode_jpeg, encode_png
 from leuko.errors import LeukoError
 from leuko.service.app import create_app
+from leuko.service.settings import ServiceSettings
 from leuko.service.store import Store
 from leuko.use.differential import count_predictions
 from leuko.use.predictor import Predictor, load
@@ -475,6 +478,85 @@ def test_without_images_nothing_is_adapted(client: TestClient):
     assert "deleted" in told["labels"]["missing"]
     refused = client.post(f"{slide.path}/adaptation")
     assert (refused.status_code, refused.json()["error"]["code"]) == (410, "images_deleted")
+
+
+class Decoder:
+    """Stands before the decoder of the service: counts who is inside, and holds them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.inside = self.most = self.entered = 0
+        self.begun, self.crowded, self.go_on = (threading.Event() for _ in range(3))
+        self._lock = threading.Lock()
+        for name in ("examination", "exports", "portraits"):
+            monkeypatch.setattr(f"leuko.service.{name}.decode_image", self)
+
+    def __call__(self, data: bytes, **facts: Any) -> Any:
+        with self._lock:
+            self.entered += 1
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            if self.inside > 2:
+                self.crowded.set()
+        self.begun.set()
+        self.go_on.wait(60)
+        with self._lock:
+            self.inside -= 1
+        return decode_image(data, **facts)
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[TestClient]:
+    """A service with more threads than decoders, whatever the machine."""
+    predictor = Predictor(make_bundle(tmp_path / "bundle"))
+    settings = ServiceSettings(workers=6, decoders=2, shortest_queue=20)
+    app = create_app(predictor, Store.open(tmp_path / "leuko.db"), settings)
+    with TestClient(app, base_url="http://127.0.0.1") as opened:
+        yield opened
+
+
+def test_two_images_are_decoded_at_a_time_whoever_asks(
+    crowd: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    slide = Slide(crowd, fields=2)
+    cell = slide.ids()[0]
+    slide.change("confirm", cell)
+    (field, other) = crowd.get(slide.place).json()["fields"]
+    one, box = f"{slide.path}/cells/{cell}", [10, 10, 90, 90]
+    asked = [
+        *(partial(slide.upload, draw(seed)) for seed in (41, 42, 43)),
+        *(partial(crowd.get, f"{slide.place}/fields/{f['id']}/image") for f in (field, other)),
+        *(partial(crowd.get, f"{one}/{part}") for part in ("image?size=500", "map")),
+        partial(crowd.get, f"{slide.path}/export/set.zip"),
+        partial(slide.change, "add", field=field["id"], box=box),
+    ]
+    decoder = Decoder(monkeypatch)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = [pool.submit(ask) for ask in asked]
+        assert not decoder.crowded.wait(2)
+        decoder.go_on.set()
+    assert [a.result().status_code for a in answers] == [201] * 3 + [200] * 6
+    assert decoder.most == 2
+    assert decoder.entered >= len(asked)
+
+
+def test_an_image_that_finds_no_room_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = ServiceSettings(shortest_queue=1, longest_queue=1)
+    predictor = Predictor(make_bundle(tmp_path / "bundle"))
+    app = create_app(predictor, Store.open(tmp_path / "leuko.db"), settings)
+    with TestClient(app, base_url="http://127.0.0.1") as opened, ThreadPoolExecutor(1) as pool:
+        slide = Slide(opened, fields=0)
+        decoder = Decoder(monkeypatch)
+        first = pool.submit(slide.upload, draw(51))
+        assert decoder.begun.wait(60)
+        second = slide.upload(draw(52))
+        assert (second.status_code, second.json()["error"]["code"]) == (503, "busy")
+        assert int(second.headers["Retry-After"]) >= 1
+        assert decoder.entered == 1
+        decoder.go_on.set()
+        assert first.result().status_code == 201
+        assert slide.upload(draw(52)).status_code == 201
 
 
 def test_every_answer_is_described(client: TestClient):
