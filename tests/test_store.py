@@ -88,17 +88,27 @@ def test_the_steps_give_the_tables_that_the_code_expects(store: Store):
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
 
 
-def test_a_store_of_an_older_version_is_brought_up_to_date(url: str):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_older_version_is_brought_up_to_date(url: str, version: int):
     store = Store.open(url)
     slide, reading = fill(store)
     before = reviews.load_reading(store, slide, reading).to_json()
-    with store.write() as connection:  # as the first version left it
-        connection.execute(text("DROP TABLE adaptations"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    steps = {
+        "sqlite": ["DROP TRIGGER events_stay", "DROP TRIGGER events_remain"],
+        "postgresql": ["DROP FUNCTION refuse_event_alteration CASCADE"],
+    }[url.partition(":")[0]]
+    steps += ["UPDATE alembic_version SET version_num = '0002'"]  # as the second version left it
+    if version == 1:
+        steps += ["DROP TABLE adaptations", "UPDATE alembic_version SET version_num = '0001'"]
+    with store.write() as connection:
+        for step in steps:
+            connection.execute(text(step))
     store.close()
     again = Store.open(url)
     assert reviews.load_reading(again, slide, reading).to_json() == before
     assert find_adaptation(again, reading) is None
+    with pytest.raises((StoreError, DBAPIError), match="only added"), again.write() as connection:
+        connection.execute(update(tables.events).values(by="somebody else"))
     again.close()
 
 
@@ -207,6 +217,8 @@ def test_the_database_itself_refuses_to_alter_what_happened(store: Store):
     attempts = [
         update(tables.changes).values(by="somebody else"),
         delete(tables.changes).where(tables.changes.c.revision == 1),
+        update(tables.events).values(by="somebody else"),
+        delete(tables.events).where(tables.events.c.kind == "created"),
     ]
     sign(store, slide, reading)
     attempts.append(delete(tables.readings))
@@ -215,6 +227,8 @@ def test_the_database_itself_refuses_to_alter_what_happened(store: Store):
         with pytest.raises((StoreError, DBAPIError), match=r"only added|stays"), store.write() as c:
             c.execute(attempt)
     assert reviews.load_reading(store, slide, reading).review.revision == 3
+    kinds = [entry["kind"] for entry in signatures.read_trail(store, slide, reading)]
+    assert kinds == ["created", "field", "confirm", "sign", "images deleted"]
 
 
 def test_a_repeated_request_does_nothing_twice(store: Store):
