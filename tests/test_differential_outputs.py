@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 from pypdf import PdfReader
+from reportlab.pdfbase import pdfmetrics
 
 import leuko
 from leuko.cli import main
@@ -30,6 +33,7 @@ from leuko.judgement.agreement import (
     measure_agreement,
     measure_detection,
 )
+from leuko.use import differential_pdf
 from leuko.use.differential import RESEARCH_USE, Differential, count_differential
 from leuko.use.differential_page import write_comparison_page, write_page
 from leuko.use.differential_pdf import write_pdf
@@ -100,6 +104,27 @@ def test_no_cell_of_the_table_is_a_formula(hostile: Differential):
     assert by_class["platelet"]["percent"] == ""
     assert by_class["'=1+1"]["sort"] == "reference only"
     assert {row["sort"] for row in rows} >= {"unidentified", "rejected", "set aside"}
+
+
+def test_two_that_write_the_first_pdf_at_once_both_get_it(monkeypatch: pytest.MonkeyPatch):
+    found = count_differential(COUNTS)
+    expected = write_pdf(found)
+    for name in (differential_pdf.PLAIN, differential_pdf.BOLD):  # as in a new process
+        monkeypatch.delitem(pdfmetrics._fonts, name)
+    register, half_done, other_ended = pdfmetrics.registerFont, threading.Event(), threading.Event()
+
+    def pause(font: object) -> None:
+        register(font)
+        half_done.set()
+        other_ended.wait(1)  # it can't end while it waits for the fonts
+
+    monkeypatch.setattr(pdfmetrics, "registerFont", pause)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write_pdf, found)
+        assert half_done.wait(60)
+        second = pool.submit(write_pdf, found)
+        second.add_done_callback(lambda _: other_ended.set())
+        assert second.result() == first.result() == expected
 
 
 def test_a_differential_without_cells_can_be_written_too():
