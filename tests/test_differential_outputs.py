@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import UTC, datetime
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fhir.resources.R4B.bundle import Bundle
 from pypdf import PdfReader
+from reportlab.pdfbase import pdfmetrics
 
 import leuko
 from leuko.cli import main
@@ -30,6 +33,7 @@ from leuko.judgement.agreement import (
     measure_agreement,
     measure_detection,
 )
+from leuko.use import differential_pdf
 from leuko.use.differential import RESEARCH_USE, Differential, count_differential
 from leuko.use.differential_page import write_comparison_page, write_page
 from leuko.use.differential_pdf import write_pdf
@@ -102,6 +106,27 @@ def test_no_cell_of_the_table_is_a_formula(hostile: Differential):
     assert {row["sort"] for row in rows} >= {"unidentified", "rejected", "set aside"}
 
 
+def test_two_that_write_the_first_pdf_at_once_both_get_it(monkeypatch: pytest.MonkeyPatch):
+    found = count_differential(COUNTS)
+    expected = write_pdf(found)
+    for name in (differential_pdf.PLAIN, differential_pdf.BOLD):  # as in a new process
+        monkeypatch.delitem(pdfmetrics._fonts, name)
+    register, half_done, other_ended = pdfmetrics.registerFont, threading.Event(), threading.Event()
+
+    def pause(font: object) -> None:
+        register(font)
+        half_done.set()
+        other_ended.wait(1)  # it can't end while it waits for the fonts
+
+    monkeypatch.setattr(pdfmetrics, "registerFont", pause)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write_pdf, found)
+        assert half_done.wait(60)
+        second = pool.submit(write_pdf, found)
+        second.add_done_callback(lambda _: other_ended.set())
+        assert second.result() == first.result() == expected
+
+
 def test_a_differential_without_cells_can_be_written_too():
     found = count_differential({"neutrophil": 0, "erythroblast": 2})
     assert "there is no differential" in write_page(found)
@@ -126,6 +151,26 @@ def test_fhir_is_valid_and_preliminary_until_signed(hostile: Differential):
         assert all(RESEARCH_USE in json.dumps(r) for r in resources)
     assert "issued" not in write_fhir(unsigned)["entry"][0]["resource"]
     assert "performer" not in write_fhir(unsigned)["entry"][1]["resource"]
+
+
+def test_fhir_has_the_same_addresses_as_long_as_it_is_the_same_count():
+    first = count_differential(COUNTS, slide="s", reader="A. Reader", made=NOW)
+    last = count_differential(
+        {**COUNTS, "blast": 3}, slide="renamed", reader="A. Reader", signed=NOW,
+        made=NOW + timedelta(hours=1),
+    )  # fmt: skip
+
+    def address(found: Differential, key: str) -> dict[str, str]:
+        entries = write_fhir(found, key=key)["entry"]
+        return {entry["resource"]["code"]["text"]: entry["fullUrl"] for entry in entries}
+
+    before, after = address(first, "slide 1, reading 1"), address(last, "slide 1, reading 1")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"blast per 100 leukocytes"}
+    assert len(set(after.values())) == len(after)
+    assert not set(address(first, "slide 1, reading 2").values()) & set(before.values())
+    # Without a key, two counts of one slide are two.
+    assert not set(address(first, "").values()) & set(address(last, "").values())
 
 
 def test_fhir_has_codes_only_where_they_are_known():

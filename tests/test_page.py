@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import os
 import shutil
 import threading
@@ -168,6 +169,12 @@ class Review:
     def cells(self) -> dict[int, dict[str, Any]]:
         return {cell["id"]: cell for cell in self.api.get(self.path).json()["cells"]}
 
+    def change(self, kind: str, *cells: int, **facts: Any) -> None:
+        """As another person does, who has seen everything."""
+        revision = self.api.get(self.path).json()["revision"]
+        body = {"id": str(uuid4()), "revision": revision, "kind": kind, "cells": cells, **facts}
+        self.api.post(f"{self.path}/changes", json=body).raise_for_status()
+
     def having(self, state: str) -> list[int]:
         return [i for i, cell in self.cells().items() if cell["state"] == state]
 
@@ -224,6 +231,7 @@ def test_a_hundred_cells_with_five_wrong_are_signed_in_fifteen_actions(
     press("Control+Enter")
     expect(page.locator(".progress")).to_contain_text(f"{len(cells)} of {len(cells)} cells")
     click(page.get_by_role("button", name="Sign …"))
+    page.get_by_role("dialog").wait_for()
     press("Enter")  # the name is known
     expect(page.locator(".actions .signed")).to_contain_text("Signed by Ada Meyer")
     assert actions <= 15
@@ -517,6 +525,119 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     second.close()
 
 
+def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
+    visit: Visit, review: Review
+) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    held = hold_first(page)
+    tile(page, one).click()
+    with page.expect_request("**/changes"):
+        page.keyboard.press("m")
+    tile(page, two).click()
+    page.keyboard.press("b")  # it waits for the first
+    review.change("label", two, label="blast", by="Ben Roth")
+    held.pop().continue_()
+    expect(page.locator("#notices .warn")).to_contain_text(
+        "Ben Roth changed this cell a moment ago: it is blast now"
+    )
+    expect(group(page, "blast").locator(f"#tile-{two}")).to_be_visible()
+    assert [review.cells()[cell]["label"] for cell in (one, two)] == ["monocyte", "blast"]
+
+
+def test_one_person_may_change_a_cell_twice_while_the_first_change_waits(
+    visit: Visit, review: Review
+) -> None:
+    cell, another = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    held = hold_first(page)
+    tile(page, cell).click()
+    with page.expect_request("**/changes"):
+        page.keyboard.press("m")
+    tile(page, cell).click()
+    page.keyboard.press("b")
+    review.change("label", another, label="blast", by="Ben Roth")
+    held.pop().continue_()
+    expect(group(page, "basophil").locator(f"#tile-{cell}")).to_be_visible()
+    assert [review.cells()[i]["label"] for i in (cell, another)] == ["basophil", "blast"]
+    expect(page.locator("#notices .warn")).to_have_count(0)
+
+
+def test_a_change_outlives_leaving_its_page(visit: Visit, review: Review) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    line = page.locator("#notices")
+    may_close = "window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    for cell, told in (
+        (one, ""),
+        (two, "Ben Roth changed this cell a moment ago: it is blast now"),
+    ):
+        held = hold_first(page)
+        tile(page, cell).click()
+        with page.expect_request("**/changes"):
+            page.keyboard.press("m")
+        page.get_by_role("link", name="All slides").click()
+        expect(page.get_by_role("heading", name="A new slide")).to_be_visible()
+        expect(line).to_contain_text("1 change still to be saved")
+        assert not page.evaluate(may_close)
+        if told:
+            review.change("label", cell, label="blast", by="Ben Roth")
+        held.pop().abort()  # the line is broken; the next attempt gets through
+        expect(line).not_to_contain_text("still to be saved")
+        expect(line).to_contain_text(told)
+        assert review.cells()[cell]["label"] == ("blast" if told else "monocyte")
+        assert page.title() == "Slides · Leuko"
+        assert page.evaluate(may_close)
+        page.unroute("**/changes")
+        page.go_back()
+        page.wait_for_selector(".tile[tabindex='0']")
+
+
+def test_what_others_change_while_the_dialog_is_open_is_not_signed(
+    visit: Visit, review: Review
+) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    cell = review.having("pre-classified")[0]
+    page.get_by_role("button", name="Sign …").click()
+    counted = page.get_by_role("dialog").locator("strong").text_content()
+    review.change("label", cell, label="blast", by="Ben Roth")
+    expect(group(page, "blast").locator(f"#tile-{cell}")).to_be_attached()  # it has arrived
+    page.get_by_label("out of the count").check()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator("dialog .wrong")).to_contain_text("Cancel, look at what changed")
+    assert review.api.get(review.path).json()["state"] == "open"
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Sign …").click()
+    expect(page.get_by_role("dialog")).to_contain_text("blast")
+    expect(page.get_by_role("dialog").locator("strong")).to_have_text(counted or "")
+    page.get_by_label("out of the count").check()
+    page.get_by_role("button", name="Sign", exact=True).click()
+    expect(page.locator(".actions .signed")).to_contain_text("Signed by Ada Meyer")
+
+
+def test_the_dialog_waits_for_what_is_on_its_way(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    before = int(page.locator(".progress strong").text_content() or 0)
+    held = hold_first(page)
+    tile(page, review.having("pre-classified")[0]).click()
+    with page.expect_request("**/changes"):
+        page.keyboard.press("Delete")
+    page.get_by_role("button", name="Sign …").click()
+    page.get_by_role("button", name="Sign …").click()  # once more does nothing more
+    assert page.get_by_role("dialog").count() == 0
+    held.pop().continue_()
+    expect(page.get_by_role("dialog").locator("strong")).to_have_text(f"{before - 1} leukocytes")
+    expect(page.get_by_role("dialog")).to_have_count(1)
+
+
+def hold_first(page: Page) -> list[Route]:
+    """Holds the next change that the page sends; those after it get through."""
+    held: list[Route] = []
+    sent = itertools.count()
+    page.route("**/changes", lambda route: route.continue_() if next(sent) else held.append(route))
+    return held
+
+
 def _hold(route: Route) -> None:
     """It is never answered."""
 
@@ -572,13 +693,8 @@ class Bench:
         review = Review(self.api, slide, "Ada Meyer")
         cells = list(review.cells())
         for k, name in enumerate(CLASSES[:2]):
-            self.change(review, "label", cells[k::2], label=name)
+            review.change("label", *cells[k::2], label=name)
         return review
-
-    def change(self, review: Review, kind: str, cells: list[int], **facts: Any) -> None:
-        revision = self.api.get(review.path).json()["revision"]
-        body = {"id": str(uuid4()), "revision": revision, "kind": kind, "cells": cells, **facts}
-        self.api.post(f"{review.path}/changes", json=body).raise_for_status()
 
     def stop(self) -> None:
         self.api.close()
@@ -630,7 +746,7 @@ def test_the_model_is_adapted_to_reviewed_cells(
     expect(page.locator(".outcome .big")).to_have_text(kept["result"]["reason"])
     expect(page.get_by_role("button", name="Adapt again")).to_be_visible()
     cell = next(iter(labelled.cells()))
-    bench.change(labelled, "confirm", [cell])
+    labelled.change("confirm", cell)
     page.reload()
     expect(page.locator(".outcome .warn")).to_contain_text("The reading has changed since")
 
@@ -750,6 +866,7 @@ def test_axe_finds_no_serious_fault(
     found += _judge(page, "keys")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Sign …").click()
+    page.get_by_role("dialog").wait_for()
     found += _judge(page, "sign")
     visit.close()
     assert found == []

@@ -225,6 +225,20 @@ def test_what_makes_no_sense_is_refused(kind, cells, status, code):
     assert len(reader.changes) == 1
 
 
+def test_cells_say_themselves_in_which_field_they_lie():
+    reader = Reader()
+    for kind, cells, boxes in ((SPLIT, (0,), (BOX, BOX)), (LABEL, (0,), ()), (DELETE, (0, 1), ())):
+        asked = Wish("a", 0, kind, cells, "blast", 2, boxes)
+        with pytest.raises(Refusal, match="lies in field 1, and the request names field 2") as told:
+            check_wish(reader.review, asked)
+        assert (told.value.status, told.value.code) == (422, "other_field")
+        assert check_wish(reader.review, replace(asked, field=1)) == cells
+        assert check_wish(reader.review, replace(asked, field=None)) == cells
+    reader.do(DELETE, (2,))
+    with pytest.raises(Refusal, match="names field 2"):
+        check_wish(reader.review, Wish("a", 1, UNDO, field=2, target="change-1"))
+
+
 def test_nothing_is_overwritten_unseen():
     reader = Reader()
     seen = reader.review.revision

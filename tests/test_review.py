@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,8 +19,11 @@ from leuko.data.drawing import draw_field
 from leuko.data.image import decode_image, encode_jpeg, encode_png
 from leuko.errors import LeukoError
 from leuko.service.app import create_app
+from leuko.service.settings import ServiceSettings
 from leuko.service.store import Store
-from leuko.use.predictor import Predictor
+from leuko.use.differential import count_predictions
+from leuko.use.predictor import Predictor, load
+from leuko.use.record import read_record
 from small_bundle import CLASSES, make_bundle
 
 HOSTILE = "<script>alert(1)</script>\x00../../etc/passwd"
@@ -115,6 +121,85 @@ def test_from_an_image_to_a_signature(client: TestClient):
     assert kinds[-3:] == ["sign", "images deleted", "version"] or kinds[-1] == "version"
 
 
+def test_what_was_signed_is_told_in_the_same_words_ever_after(client: TestClient):
+    slide = Slide(client, fields=2, keep_images=True, name="Smear 17", target=100)
+    assert slide.upload(b"no image", "early.txt").status_code == 201
+    slide.change("label", slide.ids()[0], label="blast")
+    slide.sign()
+    exports = [f"export/{name}" for name in ("differential.pdf", "differential.csv",
+                                             "differential.json", "cells.csv")]  # fmt: skip
+
+    def tell() -> list[bytes]:
+        asked = [f"{slide.path}/{part}?version=1" for part in ("differential", *exports)]
+        return [client.get(path).content for path in asked]
+
+    first = tell()
+    assert b"Smear 17" in first[2]
+    assert [client.get(f"{slide.path}/{name}").content for name in exports] == first[1:]
+    client.patch(slide.place, json={"name": "Smear 99", "target": 5000})
+    assert tell() == first
+    assert [client.get(f"{slide.path}/{name}").content for name in exports] == first[1:]
+    client.post(f"{slide.path}/versions", json={"name": "B", "reason": "one field was missing"})
+    assert slide.upload(draw(31), "late.jpg").status_code == 201
+    assert slide.upload(b"no image either", "late.txt").status_code == 201
+    assert tell() == first
+    now = client.get(f"{slide.path}/differential").json()
+    then = client.get(f"{slide.path}/differential?version=1").json()
+    assert [one["slide"] for one in (now["machine"], now["reviewed"])] == ["Smear 99"] * 2
+    assert (now["reviewed"]["pictures"], then["reviewed"]["pictures"]) == (3, 2)
+    assert (now["machine"]["pictures"], then["machine"]["pictures"]) == (3, 2)
+    assert [one["image"] for one in then["reviewed"]["set_aside"]] == ["early.txt"]
+    assert len(now["machine"]["set_aside"]) == 2
+
+
+def test_the_final_report_replaces_the_preliminary_one(client: TestClient):
+    slide = Slide(client, fields=2, keep_images=True)
+
+    def read() -> tuple[str, dict[str, str]]:
+        entries = client.get(f"{slide.path}/export/differential.json").json()["entry"]
+        found = {entry["resource"]["code"]["text"]: entry["fullUrl"] for entry in entries}
+        return entries[0]["resource"]["status"], found
+
+    status, before = read()
+    assert status == "preliminary"
+    slide.change("label", *slide.ids()[:2], label="blast")
+    client.patch(slide.place, json={"name": "Renamed"})
+    slide.sign()
+    status, after = read()
+    assert status == "final"
+    assert {name: after[name] for name in before} == before
+    client.post(f"{slide.path}/versions", json={"name": "B", "reason": "a mistake"})
+    assert read()[1] == after
+    second = client.post(f"{slide.place}/readings", json={"reader": "B"}).json()["id"]
+    slide.path = f"{slide.place}/readings/{second}"
+    assert not set(read()[1].values()) & set(after.values())
+
+
+def test_the_machine_counts_as_the_library_does(tmp_path: Path):
+    predictor = load(threads=1)
+    rng = np.random.default_rng(2)
+    data = encode_png(draw_field(rng, KINDS * 2, mark=False, blur=0.8).image)
+    answers = predictor.predict([data, b"no image"])
+    states = {answer.state for answer in answers if answer.cell}
+    assert states == {"pre-classified", "unidentified", "rejected"}  # or nothing would be shown
+    record = read_record(predictor.bundle.facts, predictor.bundle.id)
+    expected = count_predictions(answers, record=record, slide="Smear").to_json()
+    assert expected["correction"]["done"]
+    with TestClient(
+        create_app(predictor, Store.open(tmp_path / "leuko.db")), base_url="http://127.0.0.1"
+    ) as client:
+        slide = Slide(client, fields=0)
+        for name, content in (("a.png", data), ("b.png", b"no image")):
+            assert slide.upload(content, name).status_code == 201
+        told = client.get(f"{slide.path}/differential").json()
+        waiting = [c for c in slide.read()["cells"] if c["state"] == "unidentified"]
+    for part in ("cells", "rows", "beside", "unidentified", "rejected", "pictures", "flags",
+                 "correction", "model"):  # fmt: skip
+        assert told["machine"][part] == expected[part], part
+    # No cell is lost on the way to a person's eyes.
+    assert len(waiting) == sum(a.state != "pre-classified" and a.cell is not None for a in answers)
+
+
 def test_a_bad_file_is_listed_and_the_rest_goes_on(client: TestClient):
     slide = Slide(client, fields=0)
     bad = slide.upload(b"not an image", HOSTILE)
@@ -180,6 +265,27 @@ def test_missed_and_joined_cells(client: TestClient):
     assert slide.change("add", field=99999, box=box).status_code == 404
     assert slide.change("add", field=field["id"]).status_code == 422
     assert slide.change("split", added["id"], boxes=[box, box]).status_code == 422  # deleted
+
+
+def test_parts_of_a_cell_stay_on_its_slide(client: TestClient):
+    slide, other = Slide(client, keep_images=True), Slide(client)
+    foreign = client.get(other.place).json()["fields"][0]["id"]
+    cell, *rest = slide.read()["cells"]
+    x0, y0, x1, y1 = cell["box"]
+    halves = [[max(0, x0), max(0, y0), (x0 + x1) / 2, y1], [(x0 + x1) / 2, max(0, y0), x1, y1]]
+    refused = slide.change("split", cell["id"], boxes=halves, field=foreign)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "other_field")
+    assert slide.change("add", box=[10, 10, 90, 90], field=foreign).status_code == 404
+    assert slide.ids() == [cell["id"], *(c["id"] for c in rest)]
+    parts = slide.change("split", cell["id"], boxes=halves).json()["cells"]
+    assert {part["field"] for part in parts} == {cell["field"]}
+    assert slide.sign().status_code == 200
+    signed = slide.read()
+    assert client.delete(other.place).status_code == 204
+    assert slide.read() == signed
+    for file in ("differential.pdf", "cells.csv", "set.zip"):
+        asked = client.get(f"{slide.path}/export/{file}")
+        assert asked.status_code == (422 if file == "set.zip" else 200)  # nothing was reviewed
 
 
 @pytest.mark.parametrize(
@@ -372,6 +478,85 @@ def test_without_images_nothing_is_adapted(client: TestClient):
     assert "deleted" in told["labels"]["missing"]
     refused = client.post(f"{slide.path}/adaptation")
     assert (refused.status_code, refused.json()["error"]["code"]) == (410, "images_deleted")
+
+
+class Decoder:
+    """Stands before the decoder of the service: counts who is inside, and holds them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.inside = self.most = self.entered = 0
+        self.begun, self.crowded, self.go_on = (threading.Event() for _ in range(3))
+        self._lock = threading.Lock()
+        for name in ("examination", "exports", "portraits"):
+            monkeypatch.setattr(f"leuko.service.{name}.decode_image", self)
+
+    def __call__(self, data: bytes, **facts: Any) -> Any:
+        with self._lock:
+            self.entered += 1
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            if self.inside > 2:
+                self.crowded.set()
+        self.begun.set()
+        self.go_on.wait(60)
+        with self._lock:
+            self.inside -= 1
+        return decode_image(data, **facts)
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[TestClient]:
+    """A service with more threads than decoders, whatever the machine."""
+    predictor = Predictor(make_bundle(tmp_path / "bundle"))
+    settings = ServiceSettings(workers=6, decoders=2, shortest_queue=20)
+    app = create_app(predictor, Store.open(tmp_path / "leuko.db"), settings)
+    with TestClient(app, base_url="http://127.0.0.1") as opened:
+        yield opened
+
+
+def test_two_images_are_decoded_at_a_time_whoever_asks(
+    crowd: TestClient, monkeypatch: pytest.MonkeyPatch
+):
+    slide = Slide(crowd, fields=2)
+    cell = slide.ids()[0]
+    slide.change("confirm", cell)
+    (field, other) = crowd.get(slide.place).json()["fields"]
+    one, box = f"{slide.path}/cells/{cell}", [10, 10, 90, 90]
+    asked = [
+        *(partial(slide.upload, draw(seed)) for seed in (41, 42, 43)),
+        *(partial(crowd.get, f"{slide.place}/fields/{f['id']}/image") for f in (field, other)),
+        *(partial(crowd.get, f"{one}/{part}") for part in ("image?size=500", "map")),
+        partial(crowd.get, f"{slide.path}/export/set.zip"),
+        partial(slide.change, "add", field=field["id"], box=box),
+    ]
+    decoder = Decoder(monkeypatch)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = [pool.submit(ask) for ask in asked]
+        assert not decoder.crowded.wait(2)
+        decoder.go_on.set()
+    assert [a.result().status_code for a in answers] == [201] * 3 + [200] * 6
+    assert decoder.most == 2
+    assert decoder.entered >= len(asked)
+
+
+def test_an_image_that_finds_no_room_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = ServiceSettings(shortest_queue=1, longest_queue=1)
+    predictor = Predictor(make_bundle(tmp_path / "bundle"))
+    app = create_app(predictor, Store.open(tmp_path / "leuko.db"), settings)
+    with TestClient(app, base_url="http://127.0.0.1") as opened, ThreadPoolExecutor(1) as pool:
+        slide = Slide(opened, fields=0)
+        decoder = Decoder(monkeypatch)
+        first = pool.submit(slide.upload, draw(51))
+        assert decoder.begun.wait(60)
+        second = slide.upload(draw(52))
+        assert (second.status_code, second.json()["error"]["code"]) == (503, "busy")
+        assert int(second.headers["Retry-After"]) >= 1
+        assert decoder.entered == 1
+        decoder.go_on.set()
+        assert first.result().status_code == 201
+        assert slide.upload(draw(52)).status_code == 201
 
 
 def test_every_answer_is_described(client: TestClient):

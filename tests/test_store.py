@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -87,17 +88,27 @@ def test_the_steps_give_the_tables_that_the_code_expects(store: Store):
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
 
 
-def test_a_store_of_an_older_version_is_brought_up_to_date(url: str):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_older_version_is_brought_up_to_date(url: str, version: int):
     store = Store.open(url)
     slide, reading = fill(store)
     before = reviews.load_reading(store, slide, reading).to_json()
-    with store.write() as connection:  # as the first version left it
-        connection.execute(text("DROP TABLE adaptations"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    steps = {
+        "sqlite": ["DROP TRIGGER events_stay", "DROP TRIGGER events_remain"],
+        "postgresql": ["DROP FUNCTION refuse_event_alteration CASCADE"],
+    }[url.partition(":")[0]]
+    steps += ["UPDATE alembic_version SET version_num = '0002'"]  # as the second version left it
+    if version == 1:
+        steps += ["DROP TABLE adaptations", "UPDATE alembic_version SET version_num = '0001'"]
+    with store.write() as connection:
+        for step in steps:
+            connection.execute(text(step))
     store.close()
     again = Store.open(url)
     assert reviews.load_reading(again, slide, reading).to_json() == before
     assert find_adaptation(again, reading) is None
+    with pytest.raises((StoreError, DBAPIError), match="only added"), again.write() as connection:
+        connection.execute(update(tables.events).values(by="somebody else"))
     again.close()
 
 
@@ -206,6 +217,8 @@ def test_the_database_itself_refuses_to_alter_what_happened(store: Store):
     attempts = [
         update(tables.changes).values(by="somebody else"),
         delete(tables.changes).where(tables.changes.c.revision == 1),
+        update(tables.events).values(by="somebody else"),
+        delete(tables.events).where(tables.events.c.kind == "created"),
     ]
     sign(store, slide, reading)
     attempts.append(delete(tables.readings))
@@ -214,6 +227,8 @@ def test_the_database_itself_refuses_to_alter_what_happened(store: Store):
         with pytest.raises((StoreError, DBAPIError), match=r"only added|stays"), store.write() as c:
             c.execute(attempt)
     assert reviews.load_reading(store, slide, reading).review.revision == 3
+    kinds = [entry["kind"] for entry in signatures.read_trail(store, slide, reading)]
+    assert kinds == ["created", "field", "confirm", "sign", "images deleted"]
 
 
 def test_a_repeated_request_does_nothing_twice(store: Store):
@@ -313,6 +328,23 @@ def test_added_and_split_cells_belong_to_one_reading(store: Store):
     assert [undone.review.cells[i].deleted for i in (first, *made)] == [False, False, True, True]
     redone = do(store, slide, reading, REDO)
     assert [redone.review.cells[i].deleted for i in (first, *made)] == [True, False, False, False]
+
+
+def test_new_cells_lie_in_a_field_of_their_own_slide(store: Store):
+    slide, reading = fill(store)
+    other, _ = fill(store)
+    foreign = shelf.read_slide(store, other)["fields"][0]["id"]
+    box = (1.0, 1.0, 9.0, 9.0)
+    with pytest.raises(Refusal, match=f"has no field {foreign}"):
+        do(store, slide, reading, ADD, findings=[make_finding()], field=foreign, boxes=(box,))
+    with store.write() as connection:  # as a store of before may have it
+        (cell,) = shelf.insert_cells(connection, slide, foreign, [make_finding()], reading)
+    with pytest.raises(Refusal, match=f"Cells of slide {slide} were kept with a field") as refused:
+        shelf.delete_slide(store, other)
+    assert refused.value.status == 423
+    assert cell in cells_of(store, slide, reading)
+    shelf.delete_slide(store, slide)
+    shelf.delete_slide(store, other)
 
 
 # --- fields ---------------------------------------------------------------------------------------
@@ -443,6 +475,39 @@ def test_a_signed_reading_is_changed_as_a_new_version_only(store: Store):
     assert trail[4]["by"] == "Bea"
     assert trail[4]["detail"] == {"reason": "a mistake"}
     assert [entry["version"] for entry in trail[1:]] == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["now", "before"])
+def test_a_signed_version_knows_its_slide_as_it_was(
+    store: Store, written: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if not written:  # signatures once said nothing of their slide
+
+        def forget(connection, change, *, reading, wish=None):
+            detail = {k: v for k, v in change.detail.items() if k != "slide"}
+            shelf.append(connection, replace(change, detail=detail), reading=reading, wish=wish)
+
+        monkeypatch.setattr(signatures, "append", forget)
+    aside = fields.Picture("bad.txt", b"", "f" * 64, aside=("not_an_image", "It is none."))
+    slide, reading = fill(store, name="First", target=100, keep_images=True)
+    shelf.change_slide(store, slide, {"name": "Smear"}, by="A")
+    fields.add_field(store, slide, aside, key=None)
+    sign(store, slide, reading)
+    shelf.change_slide(store, slide, {"name": "Other", "target": 400}, by="A")
+    shelf.change_slide(store, slide, {"name": "Another", "keep_images": False}, by="A")
+    signatures.open_version(store, slide, reading, name="B", reason="a mistake")
+    fields.add_field(store, slide, make_picture(7), key=None)
+    sign(store, slide, reading)
+    shelf.change_slide(store, slide, {"target": 50}, by="A")
+    now = shelf.read_slide(store, slide)
+    for version, name, target, files in ((1, "Smear", 100, 2), (2, "Another", 400, 3)):
+        found = reviews.load_reading(store, slide, reading, version=version)
+        then = found.recall(now)
+        assert (then["name"], then["target"]) == (name, target)
+        assert then["fields"] == now["fields"][:files]
+        assert then["classes"] == now["classes"]
+    signatures.open_version(store, slide, reading, name="B", reason="another mistake")
+    assert reviews.load_reading(store, slide, reading).recall(now) == now
 
 
 def test_two_readings_are_compared_and_settled(store: Store):

@@ -165,9 +165,11 @@ def measure_labels(cells: Sequence[Cell], classes: Sequence[str], *, images: boo
     return Labels(rows, dict(sorted(other.items())), MINIMUM, LEAST, images)
 
 
-def add_adaptations(router: APIRouter, store: Store, bundle: Bundle) -> None:
+def add_adaptations(
+    router: APIRouter, store: Store, bundle: Bundle, decoding: threading.Semaphore
+) -> None:
     """Adds the routes of adaptations."""
-    jobs = Jobs(store, bundle)
+    jobs = Jobs(store, bundle, decoding)
     place = "/slides/{sid}/readings/{rid}/adaptation"
 
     @router.post(
@@ -216,11 +218,13 @@ class Jobs:
     Args:
         store: Where readings are.
         bundle: That is adapted.
+        decoding: Held while a picture is decoded.
     """
 
-    def __init__(self, store: Store, bundle: Bundle) -> None:
+    def __init__(self, store: Store, bundle: Bundle, decoding: threading.Semaphore) -> None:
         self._store = store
         self._bundle = bundle
+        self._decoding = decoding
         self._lock = threading.Lock()
         self._job: Job | None = None
 
@@ -247,7 +251,8 @@ class Jobs:
 
         def work() -> None:
             known = {row["label"] for row in labels.rows}
-            packed = write_set(self._store, above, [c for c in reviewed if c.label in known])
+            chosen = [c for c in reviewed if c.label in known]
+            packed = write_set(self._store, above, chosen, self._decoding)
             bundle, result = self._adapt(job, packed)
             job.say("keeping the new bundle")  # the last moment to cancel
             keep_adaptation(

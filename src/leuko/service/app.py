@@ -119,7 +119,7 @@ def join(app: FastAPI, predictor: Predictor, store: Store | None = None) -> None
     if store is not None:
         from leuko.service import slides
 
-        app.include_router(slides.make_router(store, predictor, queue.run))
+        app.include_router(slides.make_router(store, predictor, queue))
     app.router.routes.append(page)
     app.openapi_schema = None
     parts.store = store

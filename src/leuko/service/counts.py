@@ -14,7 +14,7 @@ from leuko.service.records import SIGNED, Cell
 from leuko.service.reviews import Reading
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
 from leuko.use.differential import Differential, count_differential
-from leuko.use.predictor import NO_CELL
+from leuko.use.predictor import NO_CELL, UNLIKE
 from leuko.use.record import Record
 
 NO_LEUKOCYTE = "no leukocyte, as the reader says"
@@ -23,21 +23,25 @@ NO_LEUKOCYTE = "no leukocyte, as the reader says"
 def count_machine(
     slide: Mapping[str, Any], cells: Iterable[Cell], record: Record | None
 ) -> Differential:
-    """What the machine said, unreviewed.
+    """What the machine said, unreviewed: the numbers of `leuko differential` for these pictures.
 
     Args:
-        slide: From `leuko.service.shelf.read_slide`.
+        slide: From `leuko.service.shelf.read_slide`, or `Reading.recall` of it.
         cells: Of a reading; what was added by persons is left out.
         record: Of the bundle that answered, if it is the one in use.
     """
-    found = [cell.machine for cell in cells if not cell.added]
+    machine = [cell.machine for cell in cells if not cell.added]
+    # What the machine took for no cell waits for a person as unidentified; here it counts as what
+    # the machine said.
+    refused = [m for m in machine if m.state == REJECTED or m.reason == UNLIKE]
+    found = [m for m in machine if m.state != REJECTED and m.reason != UNLIKE]
     counts = Counter(m.label for m in found if m.state == PRE_CLASSIFIED)
     return count_differential(
         {**dict.fromkeys(slide["classes"], 0), **_name(counts)},
         record=record,
-        likeliest=_name(Counter(m.label for m in found if m.state != REJECTED)),
+        likeliest=_name(Counter(m.label for m in found)),
         unidentified=Counter(m.reason for m in found if m.state == UNIDENTIFIED),
-        rejected=Counter(m.reason for m in found if m.state == REJECTED) + _count_empty(slide),
+        rejected=Counter(m.reason for m in refused) + _count_empty(slide),
         made=_to_time(slide["created"]),
         **_describe(slide),
     )
@@ -49,7 +53,7 @@ def count_reviewed(
     """What a reading says; final once it is signed.
 
     Args:
-        slide: From `leuko.service.shelf.read_slide`.
+        slide: From `Reading.recall`, so that what was signed stays as it was.
         reading: Of this slide.
         record: As for `count_machine`.
     """

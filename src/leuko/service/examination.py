@@ -1,9 +1,9 @@
 """From an uploaded file, or a box that a person drew, to cells for the store.
 
-    bytes → pixels → scale → cells → network (in the service's turn) → answers, portraits
+    bytes → pixels → scale → cells, portraits → network → answers
 
-Decoding and finding run in any thread; only the network's part waits for its turn. Knows pictures
-and the model; knows nothing of slides or databases.
+Pixels are gone before the network is asked, so that few pictures are decoded at a time. Knows
+pictures and the model; knows nothing of slides or databases.
 """
 
 from __future__ import annotations
@@ -44,19 +44,22 @@ class Draft:
 
     Attributes:
         name, data, sha256: As for `leuko.service.fields.Picture`.
-        pixels: RGB (H, W, 3).
+        width, height: In px.
         own_scale: Pixels per µm, measured in this picture.
         cells: Found at the scale that was taken for it.
         inputs: (N, S, S, 3), what the network will see of them.
+        portraits: JPEG, what people will see of them.
     """
 
     name: str
     data: bytes
     sha256: str
-    pixels: Pixels
+    width: int
+    height: int
     own_scale: float
     cells: tuple[Leukocyte, ...]
     inputs: Pixels
+    portraits: tuple[bytes, ...]
 
 
 def examine(
@@ -86,16 +89,15 @@ def examine(
         found = [Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=own)]
     else:
         found = find_cells(pixels, choose_scale((width, height), own))
-    return Draft(name, data, digest, pixels, own, tuple(found), _cut(bundle, pixels, found))
+    return _draft(bundle, pixels, own, found, name=name, data=data, sha256=digest)
 
 
 def answer(bundle: Bundle, draft: Draft) -> Picture:
     """Has the network name the cells of a draft."""
-    height, width = draft.pixels.shape[:2]
-    findings = name_cells(bundle, draft.pixels, draft.cells, draft.inputs)
     return Picture(
-        draft.name, draft.data, draft.sha256, width, height, draft.own_scale, findings=findings
-    )
+        draft.name, draft.data, draft.sha256, draft.width, draft.height, draft.own_scale,
+        findings=name_cells(bundle, draft),
+    )  # fmt: skip
 
 
 def place_boxes(bundle: Bundle, data: bytes, boxes: Sequence[Box], scale: float | None) -> Draft:
@@ -123,22 +125,19 @@ def place_boxes(bundle: Bundle, data: bytes, boxes: Sequence[Box], scale: float 
                 f"and y0 < y1 ≤ {height}, at least {SMALLEST} px wide and high.",
             )  # fmt: skip
         cells.append(Leukocyte(x0, y0, x1, y1, score=1.0, scale=scale))
-    return Draft("", data, "", pixels, scale, tuple(cells), _cut(bundle, pixels, cells))
+    return _draft(bundle, pixels, scale, cells)
 
 
-def name_cells(
-    bundle: Bundle, pixels: Pixels, cells: Sequence[Leukocyte], inputs: Pixels
-) -> tuple[Finding, ...]:
-    """What the network says of cells, with their portraits."""
-    if not cells:
+def name_cells(bundle: Bundle, draft: Draft) -> tuple[Finding, ...]:
+    """What the network says of the cells of a draft, with their portraits."""
+    if not draft.cells:
         return ()
-    probabilities, features = bundle.answer(inputs)
-    scores = score_cells(bundle, inputs, features)
-    boxes = [_round(cell) for cell in cells]
+    probabilities, features = bundle.answer(draft.inputs)
+    scores = score_cells(bundle, draft.inputs, features)
     return tuple(
-        Finding(box, _describe(bundle, cell, row, far), cut_portrait(pixels, box), seen)
-        for box, cell, row, far, seen in zip(
-            boxes, cells, probabilities, scores, features, strict=True
+        Finding(_round(cell), _describe(bundle, cell, row, far), portrait, seen)
+        for cell, row, far, portrait, seen in zip(
+            draft.cells, probabilities, scores, draft.portraits, features, strict=True
         )
     )
 
@@ -185,6 +184,16 @@ def reencode(data: bytes, longest: int | None) -> bytes:
     """An image as JPEG, made anew from its pixels; nothing else of the file gets through."""
     pixels = decode_image(data)
     return encode_jpeg(pixels if longest is None else shrink(pixels, longest))
+
+
+def _draft(
+    bundle: Bundle, pixels: Pixels, scale: float, cells: Sequence[Leukocyte], *,
+    name: str = "", data: bytes = b"", sha256: str = "",
+) -> Draft:  # fmt: skip
+    height, width = pixels.shape[:2]
+    portraits = tuple(cut_portrait(pixels, _round(cell)) for cell in cells)
+    inputs = _cut(bundle, pixels, cells)
+    return Draft(name, data, sha256, width, height, scale, tuple(cells), inputs, portraits)
 
 
 def _cut(bundle: Bundle, pixels: Pixels, cells: Sequence[Leukocyte]) -> Pixels:

@@ -32,6 +32,8 @@ from leuko.use.fhir import write_fhir
 from leuko.use.record import read_record
 
 if TYPE_CHECKING:
+    from threading import Semaphore
+
     from leuko.data.image import Pixels
     from leuko.learning.bundle import Bundle
 
@@ -44,13 +46,14 @@ COLUMNS = ("slide", "status", "field", "cell", "x0", "y0", "x1", "y1", "label", 
            "machine_label", "machine_probability", "machine_state", "set")  # fmt: skip
 
 
-def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
+def add_exports(router: APIRouter, store: Store, bundle: Bundle, decoding: Semaphore) -> None:
     """Adds the routes of files.
 
     Args:
         router: Below ``/api/v1``.
         store: Where readings are.
         bundle: Whose record goes with the differentials of its own answers.
+        decoding: Held while a picture is decoded.
     """
     record = read_record(bundle.facts, bundle.id)
 
@@ -65,8 +68,11 @@ def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
         file: File,
         version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None,
     ) -> Response:
-        slide = shelf.read_slide(store, sid)
         found = reviews.load_reading(store, sid, rid, version=version)
+        slide = found.recall(shelf.read_slide(store, sid))
+
+        # The time is in it because another store has slides of the same numbers.
+        key = f"slide {sid} of {slide['created']}, reading {rid}"
 
         def count() -> Differential:
             return count_reviewed(slide, found, record if slide["model"] == bundle.id else None)
@@ -74,9 +80,9 @@ def add_exports(router: APIRouter, store: Store, bundle: Bundle) -> None:
         writers: dict[str, Callable[[], str | bytes]] = {
             "differential.pdf": lambda: write_pdf(count()),
             "differential.csv": lambda: write_csv([count()]),
-            "differential.json": lambda: json.dumps(write_fhir(count()), indent=1) + "\n",
+            "differential.json": lambda: json.dumps(write_fhir(count(), key=key), indent=1) + "\n",
             "cells.csv": lambda: write_cells(slide, found),
-            "set.zip": lambda: write_set(store, slide, list_reviewed(found)),
+            "set.zip": lambda: write_set(store, slide, list_reviewed(found), decoding),
         }
         name = f"slide-{sid}-reading-{rid}-version-{found.outline['version']}-{file}"
         written = writers[file]()
@@ -118,7 +124,9 @@ def list_reviewed(reading: Reading) -> list[Cell]:
     return [c for c in reading.review.cells.values() if c.state == REVIEWED and not c.deleted]
 
 
-def write_set(store: Store, slide: Mapping[str, Any], known: Sequence[Cell]) -> bytes:
+def write_set(
+    store: Store, slide: Mapping[str, Any], known: Sequence[Cell], decoding: Semaphore
+) -> bytes:
     """Reviewed cells as a labelled set: pictures and ``labels.csv``, in a zip.
 
     A picture is cut around the middle of its cell, all in one size, so that whoever reads the set
@@ -129,6 +137,7 @@ def write_set(store: Store, slide: Mapping[str, Any], known: Sequence[Cell]) -> 
         store: Where the images are.
         slide: From `leuko.service.shelf.read_slide`.
         known: From `list_reviewed`.
+        decoding: Held while a picture is decoded.
 
     Raises:
         Refusal: 410 once the images are deleted; 422 if no cell was reviewed.
@@ -144,7 +153,7 @@ def write_set(store: Store, slide: Mapping[str, Any], known: Sequence[Cell]) -> 
     writer.writerow(["image", "label", "group"])
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as package:  # JPEG doesn't get smaller
-        for cell, picture in _cut_all(store, slide["id"], known):
+        for cell, picture in _cut_all(store, slide["id"], known, decoding):
             name = f"cell-{cell.id:06d}.jpg"  # beside the table: folders would be taken for classes
             package.writestr(name, encode_jpeg(picture, QUALITY))
             writer.writerow([name, cell.label, f"slide-{slide['id']}-field-{cell.field}"])
@@ -152,14 +161,18 @@ def write_set(store: Store, slide: Mapping[str, Any], known: Sequence[Cell]) -> 
     return out.getvalue()
 
 
-def _cut_all(store: Store, slide: int, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Pixels]]:
+def _cut_all(
+    store: Store, slide: int, cells: Sequence[Cell], decoding: Semaphore
+) -> Iterator[tuple[Cell, Pixels]]:
     """Pictures of cells, field by field, so that each field is read once."""
     for field in dict.fromkeys(cell.field for cell in cells):
-        pixels = decode_image(fields.read_image(store, slide, field))
-        scale = fields.find_scale(store, slide, field)
-        for cell in cells:
-            if cell.field == field:
-                yield cell, pixels if scale is None else cut_window(pixels, cell.box, scale)
+        data, scale = fields.read_image(store, slide, field), fields.find_scale(store, slide, field)
+        with decoding:
+            pixels = decode_image(data)
+            for cell in cells:
+                if cell.field == field:
+                    yield cell, pixels if scale is None else cut_window(pixels, cell.box, scale)
+            del pixels
 
 
 def cut_window(pixels: Pixels, box: Box, scale: float) -> Pixels:

@@ -69,6 +69,9 @@ class Queue:
         predictor: That answers.
         settings: Its limits.
         on_answer: Called with the seconds from being let in to the answer, in any thread.
+
+    Attributes:
+        decoding: Held by whoever has decoded pictures in memory, in any thread: they are large.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Queue:
         self._share = 1.0  # of the patience, so that few answers are late
         self._last = 0.0  # when the last job ended
         self._booked = 0.0  # when the last of those who were turned away should come
-        self._reading = threading.Semaphore(settings.decoders)
+        self.decoding = threading.Semaphore(settings.decoders)
         self._workers = settings.workers or count_cores()
         self._pool = ThreadPoolExecutor(self._workers, "leuko-answer")
         self._network = predictor.bundle.network
@@ -136,17 +139,18 @@ class Queue:
         )
         return told
 
-    async def run(self, function: Callable[[], Result], pictures: int = 1) -> Result:
+    async def run(self, function: Callable[[], Result], pictures: int = 1, size: int = 0) -> Result:
         """Runs other work with the model, in a thread of the queue.
 
         Args:
             function: The work.
             pictures: About how many pictures it is as much work as.
+            size: Bytes of their files.
 
         Raises:
             Refusal: 503, too much is waiting.
         """
-        result: Result = await self._enter(_Job(pictures, 0, function))
+        result: Result = await self._enter(_Job(pictures, size, function))
         return result
 
     def close(self) -> None:
@@ -197,7 +201,7 @@ class Queue:
             self._bytes -= job.size
 
     def _predict(self, items: Sequence[Item], scale: float | None) -> Told:
-        with self._reading:  # decoded pictures are large
+        with self.decoding:
             prepared = self._predictor.prepare(items, scale=scale)
         return list(self._predictor.conclude(prepared))
 

@@ -5,7 +5,8 @@ Knows requests; knows nothing of tables.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
@@ -16,13 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from leuko.service import arbitration, fields, portraits, reviews, shelf, signatures
 from leuko.service.counts import count_machine, count_reviewed
-from leuko.service.examination import name_cells, place_boxes
+from leuko.service.examination import PORTRAIT, name_cells, place_boxes
 from leuko.service.examples import LARGEST_ID, Id, show_errors
 from leuko.service.records import (
     ADD,
     LONGEST_LABEL,
     LONGEST_NAME,
     SPLIT,
+    Box,
     Wish,
     check_wish,
     clean_text,
@@ -34,8 +36,8 @@ from leuko.use.record import read_record
 
 if TYPE_CHECKING:
     from leuko.learning.bundle import Bundle
+    from leuko.service.queue import Queue
 
-Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 MOST_CELLS = 5000
 LONGEST_WAIT = 25.0  # s; proxies close silent connections after 30 or 60
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
@@ -68,7 +70,7 @@ class NewChange(BaseModel):
     kind: Literal["label", "confirm", "delete", "restore", "add", "split", "undo", "redo"]
     cells: list[Id] = Field([], max_length=MOST_CELLS)
     label: str | None = Field(None, max_length=1000, description="None: unidentified.")
-    field: Id | None = None
+    field: Id | None = Field(None, description="In which a cell is added.")
     box: BoxOfNumbers | None = None
     boxes: list[BoxOfNumbers] | None = Field(None, max_length=20)
     change: UUID | None = Field(None, description="What undo or redo is about.")
@@ -98,7 +100,7 @@ class NewVersion(BaseModel):
 
 
 def add_readings(
-    router: APIRouter, store: Store, bundle: Bundle, turn: Run, waiting: Waiting
+    router: APIRouter, store: Store, bundle: Bundle, queue: Queue, waiting: Waiting
 ) -> None:
     """Adds the routes of readings."""
     above = "/slides/{sid}/readings"
@@ -124,10 +126,10 @@ def add_readings(
         wish = _to_wish(new)
         findings: Sequence[shelf.Finding] = ()
         if wish.kind in (ADD, SPLIT):
-            draft = await to_thread.run_sync(partial(_place, store, bundle, sid, rid, wish))
-            if draft is not None:
-                inputs = draft.pixels, draft.cells, draft.inputs
-                findings = await turn(partial(name_cells, bundle, *inputs))
+            field = await to_thread.run_sync(partial(_find_field, store, sid, rid, wish))
+            if field is not None:
+                look = partial(_look, store, bundle, queue, sid, field, wish.boxes)
+                findings = await queue.run(look)
         change = partial(reviews.make_change, store, sid, rid, wish, findings)
         after = await to_thread.run_sync(change)
         return _to_news(after, wish.seen)
@@ -170,8 +172,11 @@ def add_readings(
 
     # Undoing the model's errors takes a second, and a review doesn't change what the machine said.
     @lru_cache(maxsize=32)
-    def tell_machine(sid: int, rid: int, _state: tuple[Any, ...]) -> dict[str, Any]:
-        slide, found = shelf.read_slide(store, sid), reviews.load_reading(store, sid, rid)
+    def tell_machine(
+        sid: int, rid: int, version: int | None, _state: tuple[Any, ...]
+    ) -> dict[str, Any]:
+        found = reviews.load_reading(store, sid, rid, version=version)
+        slide = found.recall(shelf.read_slide(store, sid))
         own = record if slide["model"] == bundle.id else None
         return count_machine(slide, found.review.cells.values(), own).to_json()
 
@@ -180,11 +185,12 @@ def add_readings(
         sid: Id, rid: Id, version: Annotated[int | None, Query(ge=1, le=LARGEST_ID)] = None
     ) -> dict[str, Any]:
         found = reviews.load_reading(store, sid, rid, version=version)
-        slide = shelf.read_slide(store, sid)
+        slide = found.recall(shelf.read_slide(store, sid))
         own = record if slide["model"] == bundle.id else None
         state = slide["name"], slide["target"], len(slide["fields"])
+        signed = found.outline["version"] if found.signed else None
         return {
-            "machine": tell_machine(sid, rid, state),
+            "machine": tell_machine(sid, rid, signed, state),
             "reviewed": count_reviewed(slide, found, own).to_json(),
             "revision": found.review.revision,
         }
@@ -200,9 +206,10 @@ def add_readings(
     def read_portrait(
         sid: Id, rid: Id, cid: Id, size: Annotated[int | None, Query(ge=16, le=2000)] = None
     ) -> Response:
-        return Response(
-            portraits.read_portrait(store, sid, rid, cid, size), media_type="image/jpeg"
-        )
+        whole = size is not None and size > PORTRAIT  # it is cut out of its field then
+        with queue.decoding if whole else nullcontext():
+            shown = portraits.read_portrait(store, sid, rid, cid, size)
+        return Response(shown, media_type="image/jpeg")
 
     @router.get(
         one + "/cells/{cid}/map", response_class=Response,
@@ -213,12 +220,12 @@ def add_readings(
         sid: Id, rid: Id, cid: Id, label: Annotated[str | None, Query(max_length=200)] = None,
         size: Annotated[int, Query(ge=32, le=1000)] = 320,
     ) -> Response:  # fmt: skip
-        cut = partial(
-            portraits.cut_view, store, bundle, sid, rid, cid, label=label, size=size
-        )  # fmt: skip
-        view = await to_thread.run_sync(cut)
-        drawn = await turn(partial(portraits.draw_attention, bundle, view))
-        return Response(drawn, media_type="image/png")
+        def draw() -> bytes:
+            with queue.decoding:
+                view = portraits.cut_view(store, bundle, sid, rid, cid, label=label, size=size)
+            return portraits.draw_attention(bundle, view)
+
+        return Response(await queue.run(draw), media_type="image/png")
 
     @router.get(one + "/cells/{cid}/similar", summary="Labelled cells that look most like it")
     def find_similar(
@@ -247,16 +254,23 @@ def _to_wish(new: NewChange) -> Wish:
     )  # fmt: skip
 
 
-def _place(store: Store, bundle: Bundle, sid: int, rid: int, wish: Wish) -> Any:
-    """Prepares the cells that a person marked; None if the change was made already."""
+def _find_field(store: Store, sid: int, rid: int, wish: Wish) -> int | None:
+    """In which field a person marked cells; None if the change was made already."""
     if reviews.find_repeated(store, sid, rid, wish):
         return None
     found = reviews.load_reading(store, sid, rid)
     check_wish(found.review, wish)
-    field = found.review.cells[wish.cells[0]].field if wish.cells else wish.field
-    assert field is not None  # check_wish has seen to it
+    return found.review.cells[wish.cells[0]].field if wish.cells else wish.field
+
+
+def _look(
+    store: Store, bundle: Bundle, queue: Queue, sid: int, field: int, boxes: Sequence[Box]
+) -> Sequence[shelf.Finding]:
+    """Names the cells that a person marked; in the queue."""
     data, scale = fields.read_image(store, sid, field), fields.find_scale(store, sid, field)
-    return place_boxes(bundle, data, wish.boxes, scale)
+    with queue.decoding:
+        draft = place_boxes(bundle, data, boxes, scale)
+    return name_cells(bundle, draft)
 
 
 def _to_news(found: reviews.Reading, since: int) -> dict[str, Any]:

@@ -142,6 +142,7 @@ class Change:
 
 
 TAKEN = "taken"  # detail of an arbitration: {cell: [label, state, reason, deleted]}
+SLIDE = "slide"  # detail of a signature: {name, target, fields: [{id, name, set_aside}]}
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class Wish:
         kind: One of `BY_PERSONS`.
         cells: That it is about.
         label: For ``label``.
-        field: In which a cell is added.
+        field: In which a cell is added; of any other kind the cells say where they lie.
         boxes: Of the cells to be made by ``add`` (one) or ``split`` (two or more).
         target: For ``undo`` and ``redo``.
         by: Name of the person.
@@ -300,12 +301,15 @@ def check_wish(review: Review, wish: Wish) -> tuple[int, ...]:
             f"{review.revision}. Load the reading again.",
         )  # fmt: skip
     if wish.kind in (UNDO, REDO):
-        return _check_pile(review, wish)
+        concerned = _check_pile(review, wish)
+        _check_field(review, wish, concerned)
+        return concerned
     _check_shape(wish)
     if unknown := [i for i in wish.cells if i not in review.cells]:
         raise Refusal(
             422, "unknown_cell", f"This reading has no cell {unknown[0]}. Load the reading again."
         )
+    _check_field(review, wish, wish.cells)
     if any(review.touched.get(i, 0) > wish.seen for i in wish.cells):
         raise conflict(
             review, wish,
@@ -355,6 +359,19 @@ def _check_shape(wish: Wish) -> None:
     fine, words = expected.get(wish.kind, (bool(wish.cells), "at least one cell"))
     if not fine:
         raise Refusal(422, "invalid", f"A change of kind {wish.kind} needs {words}.")
+
+
+def _check_field(review: Review, wish: Wish, concerned: Sequence[int]) -> None:
+    """A field that contradicts the cells: what was cut from one would be kept with another."""
+    if wish.field is None or wish.kind == ADD:
+        return
+    for cell in (review.cells[i] for i in concerned):
+        if cell.field != wish.field:
+            raise Refusal(
+                422, "other_field",
+                f"Cell {cell.id} lies in field {cell.field}, and the request names field "
+                f"{wish.field}. Leave the field out: only a change of kind {ADD} needs one.",
+            )  # fmt: skip
 
 
 def _check_cell(cell: Cell, kind: str) -> None:

@@ -6,13 +6,14 @@ kept; what follows from its changes is said in `leuko.service.records`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from leuko.service import tables
+from leuko.service.fields import no_field
 from leuko.service.records import (
     ADD,
     FIELD,
@@ -20,6 +21,7 @@ from leuko.service.records import (
     REDO,
     SIGN,
     SIGNED,
+    SLIDE,
     SPLIT,
     UNDO,
     Cell,
@@ -38,6 +40,7 @@ from leuko.service.shelf import (
     find_slide,
     insert_cells,
     insert_reading,
+    list_fields,
     lock_readings,
     note_event,
     outline_reading,
@@ -55,11 +58,25 @@ class Reading:
         outline: Everything but its cells, as the API gives it.
         review: Its cells.
         changes: That led there.
+        signed: Name, target and fields of the slide when it was signed; None while it is open.
     """
 
     outline: dict[str, Any]
     review: Review
     changes: tuple[Change, ...]
+    signed: Mapping[str, Any] | None = None
+
+    def recall(self, slide: Mapping[str, Any]) -> dict[str, Any]:
+        """The slide as it was signed; as it is while this reading is open.
+
+        Args:
+            slide: From `leuko.service.shelf.read_slide`.
+        """
+        if self.signed is None:
+            return dict(slide)
+        now = {field["id"]: field for field in slide["fields"]}
+        then = [{**now[field["id"]], **field} for field in self.signed["fields"]]
+        return {**slide, **self.signed, "fields": then}
 
     def to_json(self) -> dict[str, Any]:
         """As the API gives it."""
@@ -144,7 +161,7 @@ def make_change(
         concerned = check_wish(before.review, wish)
         made: tuple[int, ...] = ()
         if findings:
-            field = wish.field or before.review.cells[concerned[0]].field
+            field = _find_field(connection, slide, wish, before.review)
             made = tuple(insert_cells(connection, slide, field, findings, reading))
         if wish.kind in (UNDO, REDO):
             made = _find_made(before.changes, wish.target)
@@ -207,6 +224,18 @@ def _is_repeated(connection: Connection, reading: int, wish: Wish) -> bool:
     return True
 
 
+def _find_field(connection: Connection, slide: int, wish: Wish, review: Review) -> int:
+    """Where new cells lie: in the field of the cell that is split, or in one of this slide."""
+    if wish.kind != ADD:
+        return review.cells[wish.cells[0]].field
+    assert wish.field is not None  # check_wish has seen to it
+    fields = tables.fields.c
+    asked = select(fields.id).where(fields.id == wish.field, fields.slide == slide)
+    if connection.execute(asked).first() is None:
+        raise no_field(slide, wish.field)
+    return wish.field
+
+
 def _find_made(changes: Sequence[Change], target: str | None) -> tuple[int, ...]:
     return next(change.made for change in changes if change.id == target)
 
@@ -223,12 +252,13 @@ def load(connection: Connection, slide: int, reading: int, version: int | None =
         select(changes).where(changes.c.reading == reading).order_by(changes.c.revision)
     )
     beginning = [_to_cell(cell) for cell in found]
-    history = tuple(_to_change(change) for change in steps)
+    whole = history = tuple(_to_change(change) for change in steps)
     outline = outline_reading(row)
     if version is not None and (version != row.version or row.state == OPEN):
         history, outline, later = _go_back(history, outline, version)
         beginning = [cell for cell in beginning if cell.id not in later]
-    return Reading(outline, replay(beginning, history), history)
+    signed = _recall(connection, slide, whole, history[-1]) if outline["signed"] else None
+    return Reading(outline, replay(beginning, history), history, signed)
 
 
 def _go_back(
@@ -250,6 +280,34 @@ def _go_back(
     later = {i for c in history[last.revision :] if c.kind == FIELD for i in c.cells}
     later |= {i for c in history[last.revision :] if c.kind in (ADD, SPLIT) for i in c.made}
     return history[: last.revision], {**outline, **then}, later
+
+
+def describe_slide(connection: Connection, slide: int) -> dict[str, Any]:
+    """What a signature says of its slide, beside the cells: it may be renamed, and fields added."""
+    row = find_slide(connection, slide)
+    fields = [
+        {name: field[name] for name in ("id", "name", "set_aside")}
+        for field in list_fields(connection, slide)
+    ]
+    return {"name": row.name, "target": row.target, "fields": fields}
+
+
+def _recall(
+    connection: Connection, slide: int, changes: Sequence[Change], signature: Change
+) -> Mapping[str, Any]:
+    """What a signature says of its slide; of one that says nothing, what lay there before it."""
+    if SLIDE in signature.detail:
+        found: Mapping[str, Any] = signature.detail[SLIDE]
+        return found
+    then = describe_slide(connection, slide)
+    events = tables.events.c
+    renamed = select(events.detail).where(
+        events.slide == slide, events.kind == "changed", events.at > signature.at
+    )
+    for detail in connection.scalars(renamed.order_by(events.id.desc())):
+        then |= {name: value for name, value in detail["before"].items() if name in then}
+    later = {c.detail["field"] for c in changes[signature.revision :] if c.kind == FIELD}
+    return {**then, "fields": [field for field in then["fields"] if field["id"] not in later]}
 
 
 def _to_cell(row: Row[Any]) -> Cell:

@@ -170,7 +170,7 @@ def delete_slide(store: Store, slide: int) -> None:
     """Removes a slide and all that belongs to it.
 
     Raises:
-        Refusal: 404; 423 once anything of it was signed.
+        Refusal: 404; 423 once anything of it was signed, or a cell of another slide lies on it.
     """
     with store.write() as connection:
         find_slide(connection, slide)
@@ -184,6 +184,17 @@ def delete_slide(store: Store, slide: int) -> None:
                 423, "signed",
                 "This slide has been signed; what was signed stays. Its images can be deleted by "
                 "setting keep_images to false before the signature.",
+            )  # fmt: skip
+        # Once the parts of a split cell could be kept with a field of another slide.
+        fields = select(tables.fields.c.id).where(tables.fields.c.slide == slide)
+        guests = select(tables.cells.c.slide).where(
+            tables.cells.c.field.in_(fields), tables.cells.c.slide != slide
+        )
+        if guest := connection.execute(guests.limit(1)).first():
+            raise Refusal(
+                423, "in_use",
+                f"Cells of slide {guest.slide} were kept with a field of this one, and would go "
+                f"with it. Keep this slide, or delete slide {guest.slide} first.",
             )  # fmt: skip
         connection.execute(delete(tables.slides).where(tables.slides.c.id == slide))
     store.forget()

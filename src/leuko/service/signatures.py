@@ -15,12 +15,13 @@ from leuko.service.records import (
     OPEN,
     SIGN,
     SIGNED,
+    SLIDE,
     VERSION,
     Change,
     hinder_signature,
 )
 from leuko.service.refusals import Refusal
-from leuko.service.reviews import Reading, load, lock, signed_already
+from leuko.service.reviews import Reading, describe_slide, load, lock, signed_already
 from leuko.service.shelf import append, delete_images, find_slide, lock_readings, note_event
 from leuko.service.store import Store, now
 
@@ -69,7 +70,8 @@ def sign(
         append(
             connection,
             Change(f"sign-{row.version}", row.revision + 1, SIGN, by=name, at=at,
-                   version=row.version, detail={"leave_unidentified": leave_unidentified}),
+                   version=row.version, detail={"leave_unidentified": leave_unidentified,
+                                                SLIDE: describe_slide(connection, slide)}),
             reading=reading,
         )  # fmt: skip
         _set(connection, reading, state=SIGNED, signed_name=name, signed_at=at)

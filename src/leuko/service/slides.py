@@ -7,11 +7,9 @@ Knows requests; knows nothing of tables.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,14 +23,14 @@ from leuko.service.readings import add_readings
 from leuko.service.records import LONGEST_NAME, clean_text
 from leuko.service.refusals import Refusal
 from leuko.service.store import Store
-from leuko.service.uploads import receive_files
+from leuko.service.uploads import Upload, receive_files
 from leuko.service.waiting import Waiting
 
 if TYPE_CHECKING:
+    from leuko.learning.bundle import Bundle
+    from leuko.service.queue import Queue
     from leuko.use.predictor import Predictor
 
-T = TypeVar("T")
-Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 LARGEST_TARGET = 10_000
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 
@@ -60,21 +58,19 @@ class SlideChanges(BaseModel):
     by: str = Field("", max_length=1000)
 
 
-def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> APIRouter:
+def make_router(store: Store, predictor: Predictor, queue: Queue) -> APIRouter:
     """The routes of slides and readings, below ``/api/v1``.
 
     Args:
         store: Where everything is kept.
         predictor: Of the bundle.
-        run: Runs a function in the turn of the network, or refuses when too many wait. None takes
-            one thread after the other.
+        queue: Lets work with pictures in, or refuses it.
     """
     router = APIRouter(
         prefix="/api/v1", tags=["slides"],
         responses=show_errors(404, 409, 410, 413, 415, 422, 423, 503),
     )  # fmt: skip
     bundle = predictor.bundle
-    turn = run or _make_turns()
 
     @router.get("/slides", summary="All slides, the newest first")
     def list_slides() -> list[dict[str, Any]]:
@@ -118,16 +114,13 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
         idempotency_key: Annotated[str | None, Header(max_length=100)] = None,
     ) -> dict[str, Any]:
         settings = request.app.state.parts.settings
-        file = (await receive_files(request, settings, field="file", most=1))[0]
-        data = file.data
-        there = await to_thread.run_sync(partial(_find_repeated, store, sid, idempotency_key, data))
+        queue.check()  # while the image is still on its way
+        files = await receive_files(request, settings, field="file", most=1, check=queue.check)
+        file, size = files[0], len(files[0].data)
+        find = partial(_find_repeated, store, sid, idempotency_key, file.data)
+        there = await to_thread.run_sync(find)
         if there is None:
-            choose = partial(fields.measure_scale, store, sid)
-            draft = await to_thread.run_sync(partial(examine, bundle, data, file.name, choose))
-            picture = (
-                draft if isinstance(draft, fields.Picture)
-                else await turn(partial(answer, bundle, draft))
-            )  # fmt: skip
+            picture = await queue.run(partial(_look, store, bundle, queue, sid, file), size=size)
             there = await to_thread.run_sync(
                 partial(fields.add_field, store, sid, picture, key=idempotency_key)
             )
@@ -140,25 +133,22 @@ def make_router(store: Store, predictor: Predictor, run: Run | None = None) -> A
     def read_image(
         sid: Id, fid: Id, width: Annotated[int | None, Query(ge=16, le=10_000)] = None
     ) -> Response:
-        return Response(
-            reencode(fields.read_image(store, sid, fid), width), media_type="image/jpeg"
-        )
+        data = fields.read_image(store, sid, fid)
+        with queue.decoding:
+            shown = reencode(data, width)
+        return Response(shown, media_type="image/jpeg")
 
-    add_readings(router, store, bundle, turn, Waiting(store))
-    add_exports(router, store, bundle)
-    add_adaptations(router, store, bundle)
+    add_readings(router, store, bundle, queue, Waiting(store))
+    add_exports(router, store, bundle, queue.decoding)
+    add_adaptations(router, store, bundle, queue.decoding)
     return router
 
 
-def _make_turns() -> Run:
-    limiter: list[anyio.CapacityLimiter] = []  # made in the event loop that will use it
-
-    async def run(function: Callable[[], T]) -> T:
-        if not limiter:
-            limiter.append(anyio.CapacityLimiter(1))
-        return await to_thread.run_sync(function, limiter=limiter[0])
-
-    return run
+def _look(store: Store, bundle: Bundle, queue: Queue, sid: int, file: Upload) -> fields.Picture:
+    """Finds and names the cells of an uploaded file; in the queue."""
+    with queue.decoding:
+        draft = examine(bundle, file.data, file.name, partial(fields.measure_scale, store, sid))
+    return draft if isinstance(draft, fields.Picture) else answer(bundle, draft)
 
 
 def _find_repeated(store: Store, sid: int, key: str | None, data: bytes) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ INK, QUIET, RULE, BLUE, PALE = "#15202b", "#55606c", "#d3d9e0", "#0a5a94", "#b9d
 WARN, WASH, LOUD, GOOD, TRACK = "#7a4200", "#fff4e0", "#9b1c1c", "#12603a", "#e6ebf0"
 MARGIN = 42.0  # points
 PLAIN, BOLD = "LeukoSans", "LeukoSans-Bold"
+_REGISTERING = threading.Lock()  # ReportLab keeps fonts for the whole process
 
 
 def write_pdf(
@@ -70,15 +72,16 @@ def _register_fonts() -> None:
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
 
-    if PLAIN in pdfmetrics.getRegisteredFontNames():
-        return
-    found = find_spec("matplotlib")
-    if found is None or found.origin is None:
-        raise ImportError("Matplotlib isn't installed")  # it is required: a broken installation
-    fonts = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
-    pdfmetrics.registerFont(TTFont(PLAIN, str(fonts / "DejaVuSans.ttf")))
-    pdfmetrics.registerFont(TTFont(BOLD, str(fonts / "DejaVuSans-Bold.ttf")))
-    pdfmetrics.registerFontFamily(PLAIN, normal=PLAIN, bold=BOLD, italic=PLAIN, boldItalic=BOLD)
+    with _REGISTERING:
+        if BOLD in pdfmetrics.getRegisteredFontNames():
+            return
+        found = find_spec("matplotlib")
+        if found is None or found.origin is None:
+            raise ImportError("Matplotlib isn't installed")  # it is required: a broken installation
+        fonts = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf"
+        pdfmetrics.registerFont(TTFont(PLAIN, str(fonts / "DejaVuSans.ttf")))
+        pdfmetrics.registerFontFamily(PLAIN, normal=PLAIN, bold=BOLD, italic=PLAIN, boldItalic=BOLD)
+        pdfmetrics.registerFont(TTFont(BOLD, str(fonts / "DejaVuSans-Bold.ttf")))  # as the last
 
 
 def _spell(words: str) -> str:

@@ -25,7 +25,7 @@ _NAMES = {
 }
 
 
-def write_fhir(found: Differential) -> dict[str, Any]:
+def write_fhir(found: Differential, *, key: str = "") -> dict[str, Any]:
     """A Bundle of the type ``collection``: the report first, then its observations.
 
     ``preliminary`` until the differential is signed. Limits and corrected shares are components of
@@ -34,12 +34,18 @@ def write_fhir(found: Differential) -> dict[str, Any]:
 
     Args:
         found: The differential.
+        key: Tells this count from all others, and stays when its cells are reviewed, its slide is
+            renamed and it is signed: the addresses come from it, so that ``final`` replaces
+            ``preliminary``. Without one they come from the slide's name and the time of the count.
     """
-    seed = f"{found.slide}|{found.made or found.cells}"
+    seed = key or f"{found.slide}|{found.made or found.cells}"
     labels = [row.label for row in found.rows]
     observations = [_observe(row, found, labels) for row in found.rows]
     observations += [_observe_red(one, found) for one in found.beside if one.sort == NUCLEATED_RED]
-    addresses = [_address(seed, str(number)) for number in range(len(observations) + 1)]
+    # By class, not by number: a class that a reader adds mustn't move those behind it.
+    red = [one.label for one in found.beside if one.sort == NUCLEATED_RED]
+    parts = ["report", *(f"class {label}" for label in (*labels, *red))]
+    addresses = [_address(seed, part) for part in parts]
     report: dict[str, Any] = {
         "resourceType": "DiagnosticReport",
         **_text(_describe(found)),
@@ -191,6 +197,6 @@ def _clean(words: str) -> str:
 
 
 def _address(seed: str, part: str) -> str:
-    """The same for the same slide and count, so that ``final`` replaces ``preliminary``."""
+    """The same for the same part of the same count."""
     name = f"leuko-differential|{seed}|{part}".encode("utf-8", "replace").decode()
     return f"urn:uuid:{uuid5(NAMESPACE_URL, name)}"

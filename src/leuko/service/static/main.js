@@ -27,7 +27,8 @@ async function route() {
   const page = open === openReview ? `review/${parts[0]}/${parts[1]}` : hash;
   if (page === shown) return;
   shown = page;
-  close();
+  document.getElementById("notices").replaceChildren();
+  close(); // what it has still to say stands there
   close = () => {};
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close("");
   // A room of its own for each page: what a slower one brings later lands in none that is shown.
@@ -36,7 +37,6 @@ async function route() {
   document.getElementById("where").replaceChildren();
   document.getElementById("views").replaceChildren();
   document.getElementById("views").hidden = true;
-  document.getElementById("notices").replaceChildren();
   try {
     const closing = await open(work, ...parts);
     if (shown === page) close = closing ?? (() => {});

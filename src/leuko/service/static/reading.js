@@ -19,8 +19,14 @@ export class Reading extends EventTarget {
     this.cells = new Map();
     this.revision = 0;
     this.queue = Promise.resolve();
-    this.waiting = 0;
+    this.pending = new Map(); // changes that aren't kept yet, each with the revision it is made from
+    this.own = new Set(); // ids of changes made here
     this.stopped = new AbortController();
+  }
+
+  /** How many changes aren't kept yet. */
+  get waiting() {
+    return this.pending.size;
   }
 
   get path() {
@@ -52,6 +58,7 @@ export class Reading extends EventTarget {
     // They arrive in any order; a person looks for them by their names.
     slide.fields.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }) || a.id - b.id);
     this.slide = slide;
+    this.overtake(reading.cells.filter((cell) => cell.changed > this.revision));
     this.take(reading);
     this.cells.clear();
     for (const cell of reading.cells) this.cells.set(cell.id, cell);
@@ -69,10 +76,19 @@ export class Reading extends EventTarget {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 
-  /** Takes over what the server says; an answer that was overtaken by a later one is passed over. */
-  merge(answer, mine, by = "") {
+  /**
+   * Takes over what the server says; an answer that was overtaken by a later one is passed over.
+   * `made` is the own change that is answered.
+   */
+  merge(answer, mine, by = "", made = null) {
     if (answer.revision < this.revision) return;
     const cells = answer.cells ?? [];
+    const own = new Set(made?.cells);
+    for (const change of answer.changes ?? []) {
+      if (change.revision <= this.revision || !this.own.has(change.id)) continue;
+      for (const id of [...change.cells, ...change.made]) own.add(id);
+    }
+    this.overtake(cells.filter((cell) => !own.has(cell.id) && !(cell.changed <= this.revision)));
     for (const cell of cells) this.cells.set(cell.id, cell);
     this.take(answer);
     if (answer.reading) this.take({ ...answer.reading, revision: answer.revision });
@@ -81,34 +97,47 @@ export class Reading extends EventTarget {
   }
 
   /**
+   * Somebody else changed these cells. Whoever decided on them before hadn't seen it: such changes
+   * are sent with the revision of before, so that the service refuses them.
+   */
+  overtake(cells) {
+    const ids = new Set(cells.map((cell) => cell.id));
+    for (const [body, seen] of this.pending)
+      if (seen === null && body.cells.some((id) => ids.has(id)))
+        this.pending.set(body, this.revision);
+  }
+
+  /**
    * One change. Changes are sent one after the other, each with an id of its own: one that the
    * network swallowed is sent again and counts once. Resolves to the changed cells, or null.
    */
   change(kind, facts, by) {
     const body = { id: makeId(), kind, cells: [], ...facts, by };
-    this.waiting += 1;
+    this.pending.set(body, null);
+    this.own.add(body.id);
     const result = this.queue
       .then(() => this.deliver(body))
       .finally(() => {
-        this.waiting -= 1;
+        this.pending.delete(body);
         if (!this.waiting) this.count().catch(() => {});
       });
     this.queue = result.catch(() => {});
     return result;
   }
 
+  /** Sends a change until the service has kept or refused it, even if its page was left meanwhile. */
   async deliver(body) {
     for (let attempt = 0; ; attempt += 1) {
+      const revision = this.pending.get(body) ?? this.revision;
       try {
-        const answer = await call("POST", `${this.path}/changes`, {
-          body: { ...body, revision: this.revision },
-        });
+        const answer = await call("POST", `${this.path}/changes`, { body: { ...body, revision } });
         if (attempt) this.tell("trouble", { waiting: false });
-        this.merge(answer, true);
+        this.merge(answer, true, "", body);
         return answer.cells;
       } catch (error) {
         if (error.status === 409) {
-          const by = await this.findAuthor(body.cells);
+          if (attempt) this.tell("trouble", { waiting: false });
+          const by = await this.findAuthor(body.cells, revision);
           this.merge(error.body, false);
           this.tell("conflict", { cells: error.body.cells ?? [], wanted: body, error, by });
           return null;
@@ -119,15 +148,15 @@ export class Reading extends EventTarget {
         }
         this.tell("trouble", { waiting: true });
         await sleep(Math.min(0.5 * 2 ** attempt, 8));
-        if (this.stopped.signal.aborted) return null;
       }
     }
   }
 
-  /** Who changed one of these cells since we last heard; empty if that isn't known. */
-  async findAuthor(cells) {
-    const news = await call("GET", `${this.path}/changes?since=${this.revision}`).catch(() => null);
-    const about = (change) => [...change.cells, ...change.made].some((id) => cells.includes(id));
+  /** Who else changed one of these cells after a revision; empty if that isn't known. */
+  async findAuthor(cells, revision) {
+    const news = await call("GET", `${this.path}/changes?since=${revision}`).catch(() => null);
+    const about = (change) =>
+      !this.own.has(change.id) && [...change.cells, ...change.made].some((id) => cells.includes(id));
     return (news?.changes ?? []).filter(about).pop()?.by ?? "";
   }
 
@@ -179,6 +208,7 @@ export class Reading extends EventTarget {
     this.tell("state");
   }
 
+  /** Ends listening. Changes that wait are still sent. */
   stop() {
     this.stopped.abort();
   }

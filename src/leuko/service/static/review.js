@@ -35,6 +35,42 @@ export async function openReview(work, sid, rid) {
   return () => review.close();
 }
 
+/** The cells of a conflict that the refused change was about, as they are now. */
+function findWanted({ cells, wanted }) {
+  return cells.filter((cell) => wanted.cells.includes(cell.id));
+}
+
+function describeConflict(detail) {
+  const wanted = findWanted(detail);
+  const now = wanted.map((cell) => (cell.deleted ? "no leukocyte" : (cell.label ?? UNIDENTIFIED)));
+  const who = detail.by || "Somebody else";
+  if (wanted.length === 0) return detail.error.message;
+  if (wanted.length === 1)
+    return `${who} changed this cell a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`;
+  return `${who} changed some of these ${wanted.length} cells a moment ago: they are ${[...new Set(now)].join(", ")} now. Your change was not made; look again and decide.`;
+}
+
+/** Changes that wait when their page is left: they are still sent, and what isn't made is told. */
+async function seeOff(reading) {
+  const { name } = reading.slide;
+  const id = `left-${reading.path}`;
+  const refuse = (text) => notify(`${name}: ${text}`, { kind: "warn" });
+  const hold = (event) => event.preventDefault();
+  const wait = () =>
+    notify(
+      `${name}: ${plural(reading.waiting, "change")} still to be saved. Leave this window open until this line is gone.`,
+      { kind: "warn", id },
+    );
+  wait();
+  window.addEventListener("beforeunload", hold);
+  reading.addEventListener("trouble", ({ detail }) => detail.waiting && wait());
+  reading.addEventListener("conflict", ({ detail }) => refuse(describeConflict(detail)));
+  reading.addEventListener("refused", ({ detail }) => refuse(detail.error.message));
+  while (reading.waiting) await reading.queue;
+  window.removeEventListener("beforeunload", hold);
+  dismiss(id);
+}
+
 class Review {
   constructor(work, sid, rid) {
     this.work = work;
@@ -88,6 +124,7 @@ class Review {
     setClassKeys(new Map());
     for (const [target, name, heard] of this.heard) target.removeEventListener(name, heard);
     for (const view of this.views.values()) view.close?.();
+    if (this.reading.waiting) seeOff(this.reading);
   }
 
   hear(target, name, heard) {
@@ -102,7 +139,7 @@ class Review {
       if (reading.waiting) event.preventDefault(); // a change is still on its way
     });
     this.hear(document, "keydown", (event) => this.press(event));
-    reading.addEventListener("cells", ({ detail }) => {
+    this.hear(reading, "cells", ({ detail }) => {
       for (const id of this.chosen) if (!reading.cells.has(id)) this.chosen.delete(id);
       if (!reading.cells.has(this.focused)) this.focused = this.first();
       if (this.name()) {
@@ -116,13 +153,13 @@ class Review {
         say(`${detail.by || "Another page"} changed ${plural(detail.ids.length, "cell")}.`);
       }
     });
-    reading.addEventListener("fields", () => this.views.get("fields").refill());
-    reading.addEventListener("state", () => this.refresh());
-    reading.addEventListener("differential", () => this.panel.update());
-    reading.addEventListener("refused", ({ detail }) =>
+    this.hear(reading, "fields", () => this.views.get("fields").refill());
+    this.hear(reading, "state", () => this.refresh());
+    this.hear(reading, "differential", () => this.panel.update());
+    this.hear(reading, "refused", ({ detail }) =>
       notify(detail.error.message, { kind: "bad", id: "refused" }),
     );
-    reading.addEventListener("trouble", ({ detail }) => {
+    this.hear(reading, "trouble", ({ detail }) => {
       if (detail.waiting)
         notify("The service doesn't answer. What isn't saved yet waits and is tried again.", {
           kind: "warn",
@@ -130,19 +167,9 @@ class Review {
         });
       else dismiss("trouble");
     });
-    reading.addEventListener("conflict", ({ detail }) => {
-      const wanted = detail.cells.filter((cell) => detail.wanted.cells.includes(cell.id));
-      const now = wanted.map((cell) =>
-        cell.deleted ? "no leukocyte" : (cell.label ?? UNIDENTIFIED),
-      );
-      const who = detail.by || "Somebody else";
-      const what =
-        wanted.length === 0
-          ? detail.error.message
-          : wanted.length === 1
-            ? `${who} changed this cell a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`
-            : `${who} changed some of these ${wanted.length} cells a moment ago: they are ${[...new Set(now)].join(", ")} now. Your change was not made; look again and decide.`;
-      notify(what, { kind: "warn", id: "conflict" });
+    this.hear(reading, "conflict", ({ detail }) => {
+      const wanted = findWanted(detail);
+      notify(describeConflict(detail), { kind: "warn", id: "conflict" });
       this.choose(wanted.length > 1 ? wanted.map((cell) => cell.id) : []);
       if (wanted[0]) this.focus(wanted[0].id);
     });

@@ -53,8 +53,31 @@ export function makeExports({ reading }) {
   return [files, adapt];
 }
 
+/** Waits until all own changes are kept and counted; false when the person has gone on meanwhile. */
+async function settle(reading) {
+  while (reading.waiting || reading.differential.revision < reading.revision) {
+    await reading.queue;
+    await reading.count();
+  }
+  return !reading.stopped.signal.aborted;
+}
+
 export async function sign(review) {
+  if (review.signing) return;
+  review.signing = true;
+  try {
+    if (await settle(review.reading)) await askToSign(review);
+  } catch (error) {
+    notify(error.message, { kind: "bad", id: "signing" });
+  } finally {
+    review.signing = false;
+  }
+}
+
+async function askToSign(review) {
   const { reading } = review;
+  // What the dialog says is what is signed: a change that arrives while it is open isn't.
+  const seen = reading.revision;
   const cells = [...reading.cells.values()];
   const doubtful = cells.filter(isDoubtful).length;
   const open = cells.filter((cell) => isOpen(cell) && !isDoubtful(cell)).length;
@@ -125,14 +148,19 @@ export async function sign(review) {
       yes: "Sign",
       check: async () => {
         if (!name.input.value.trim()) return "A signature needs a name.";
-        await reading.queue;
-        answer = await call("POST", `${reading.path}/signature`, {
-          body: {
-            name: name.input.value.trim(),
-            revision: reading.revision,
-            leave_unidentified: leave.checked,
-          },
-        });
+        try {
+          answer = await call("POST", `${reading.path}/signature`, {
+            body: {
+              name: name.input.value.trim(),
+              revision: seen,
+              leave_unidentified: leave.checked,
+            },
+          });
+        } catch (error) {
+          if (error.status !== 409) throw error;
+          await reading.reload();
+          return "Somebody changed this reading after these numbers were counted, so nothing was signed. Cancel, look at what changed, and press Sign again.";
+        }
         return "";
       },
     },
