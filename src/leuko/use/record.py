@@ -28,9 +28,10 @@ class Record:
             doesn't say, or says too little.
         cells: Of the test.
         unidentified: Share of the test's cells that stayed unidentified, in [0, 1]; None if it
-            isn't said.
+            isn't known of the model as it is.
         source: What was tested on what, in words.
         lack: Why there is no confusion; empty if there is one.
+        doubt: Why there is no share of unidentified cells; empty if there is one.
     """
 
     bundle: str
@@ -43,6 +44,7 @@ class Record:
     unidentified: float | None
     source: str
     lack: str = ""
+    doubt: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a differential shows it; with how many cells of each class the model finds."""
@@ -67,6 +69,9 @@ class Record:
 def read_record(facts: Facts, bundle: str) -> Record:
     """Reads it from a bundle.
 
+    The figures of a bundle that was fitted to another microscope are those of the bundle that it
+    was made from: of another last layer, where that was fitted again, and of other thresholds.
+
     Args:
         facts: Of the bundle.
         bundle: Its id.
@@ -75,7 +80,12 @@ def read_record(facts: Facts, bundle: str) -> Record:
     data = _mapping(facts.training.get("data"))
     judged = _mapping(facts.training.get("protocol")).get("judged")
     table, lack = _read_confusion(metrics.get("confusion"), facts.classes)
-    share = metrics.get("unidentified")
+    share, doubt = _read_share(metrics.get("unidentified"))
+    source = ""
+    if "adaptation" in facts.training:
+        table, lack, after = _read_adaptation(facts.training["adaptation"], table, lack)
+        share, doubt = None, "it was fitted to another microscope after its test"
+        source = f"; before {after}"
     name = f"the set {data.get('name') or 'without a name'!r}"
     if isinstance(data.get("images"), int):
         name += f" of {data['images']:,} images"
@@ -87,14 +97,35 @@ def read_record(facts: Facts, bundle: str) -> Record:
         classes=facts.classes,
         confusion=table,
         cells=sum(map(sum, table)) if table else 0,
-        unidentified=float(share) if isinstance(share, int | float) and 0 <= share <= 1 else None,
-        source=f"{name}, {judged}" if judged else name,
+        unidentified=share,
+        source=(f"{name}, {judged}" if judged else name) + source,
         lack=lack,
+        doubt=doubt,
     )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _read_share(found: Any) -> tuple[float | None, str]:
+    """The share of unidentified cells; or None and why there is none."""
+    if isinstance(found, int | float) and 0 <= found <= 1:
+        return float(found), ""
+    return None, "its bundle doesn't say"
+
+
+def _read_adaptation(told: Any, table: Table | None, lack: str) -> tuple[Table | None, str, str]:
+    """What is left of a confusion; why it is nothing; and what came after the test, in words."""
+    facts = _mapping(told)
+    if facts.get("layer_tested") is True:
+        return table, lack, "the model was fitted to another microscope, which left its last layer"
+    # Without a word about it an earlier adaptation may have changed the layer.
+    done = "was" if facts.get("changed") or "layer_tested" in facts else "may have been"
+    return None, (
+        f"the model's last layer {done} fitted again after the test in its bundle, so its errors "
+        "are others now. Measure them with leuko evaluate on cells that it hasn't seen."
+    ), f"the model's last layer {done} fitted to another microscope"  # fmt: skip
 
 
 def _read_confusion(found: Any, classes: tuple[str, ...]) -> tuple[Table | None, str]:
