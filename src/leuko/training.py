@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 import leuko
 from leuko.data.cuts import WINDOW
 from leuko.data.manifest import hash_data
+from leuko.data.portraits import describe_cell
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.errors import BundleError, ResumeError, SettingsError, ShapeError
 from leuko.judgement.calibration import (
@@ -38,6 +40,7 @@ from leuko.judgement.outliers import (
     choose_feature_limit,
     fit_reference,
     score_features,
+    score_portraits,
 )
 from leuko.judgement.predictions import Predictions
 from leuko.judgement.results import judge_model
@@ -56,6 +59,8 @@ from leuko.preparation import make_jobs, open_run, run_jobs, write_history
 from leuko.run import read_environment
 from leuko.settings import DEMO
 from leuko.storage import write_atomically
+from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
+from leuko.use.predictor import judge_answer
 from leuko.watcher import Watcher
 
 PARITY = 1e-5  # largest difference of a probability between PyTorch and ONNX Runtime
@@ -155,9 +160,10 @@ def train(
         write_history(folder, {(j.model, j.repeat, j.fold): done[j.folder] for j in jobs})
         answers, parts = _collect(plan, jobs, done)
         watcher.say("calibrating and judging")
-        reference, outliers = _learn_outliers(jobs, final)
-        decision = replace(_decide(plan, answers, coverage), outliers=outliers)
-        metrics = _judge(plan, answers, parts, coverage, decision)
+        reference, outliers, places = _learn_outliers(jobs, final)
+        everything = np.ones(len(parts), bool)
+        decision = replace(_decide(plan, answers, everything, coverage), outliers=outliers)
+        metrics = _judge(plan, answers, parts, coverage, places)
         write_answers(folder, answers, plan.classes)
         watcher.say("exporting to ONNX, and comparing its answers with PyTorch's")
         head, exported, parity = _export(folder, plan, final, done[final.folder])
@@ -201,12 +207,14 @@ def _collect(
     return answers, parts.astype(np.int64)
 
 
-def _decide(plan: Plan, answers: Predictions, coverage: float) -> Decision:
-    """Temperature and thresholds from all answers of the folds."""
-    temperature = fit_temperature(answers.y_true, answers.probabilities[0])
-    calibrated = apply_temperature(answers.probabilities[0], temperature)
-    thresholds = fit_thresholds(answers.y_true, calibrated, coverage)
-    counts = np.bincount(answers.y_true, minlength=len(plan.classes))
+def _decide(
+    plan: Plan, answers: Predictions, chosen: NDArray[np.bool_], coverage: float
+) -> Decision:
+    """Temperature and thresholds from the folds' answers to the chosen cells, (N,)."""
+    y, raw = answers.y_true[chosen], answers.probabilities[0][chosen]
+    temperature = fit_temperature(y, raw)
+    thresholds = fit_thresholds(y, apply_temperature(raw, temperature), coverage)
+    counts = np.bincount(y, minlength=len(plan.classes))
     return Decision(
         temperature=temperature,
         minimum=MINIMUM,
@@ -216,16 +224,59 @@ def _decide(plan: Plan, answers: Predictions, coverage: float) -> Decision:
     )
 
 
-def _learn_outliers(jobs: Sequence[FoldJob], final: FoldJob) -> tuple[Reference, Outliers]:
+@dataclass(frozen=True)
+class _Places:
+    """Where the test cells lie, each seen by a network that had not seen it; all (N,).
+
+    Attributes:
+        certainty: That it is a leukocyte; 0 where none was found.
+        portraits: How far its picture lies from those of cells, as a share of its fold's limit.
+        features: How far its features lie from known ones.
+    """
+
+    certainty: NDArray[np.float64]
+    portraits: NDArray[np.float64]
+    features: NDArray[np.float64]
+
+
+def _learn_outliers(jobs: Sequence[FoldJob], final: FoldJob) -> tuple[Reference, Outliers, _Places]:
     """What cells are like for the final network; limits from cells that no network had seen."""
-    unseen = []
+    certainty, portraits, features = [], [], []
+    with np.load(final.run / "cells.npz", allow_pickle=False) as file:
+        cells, scores = file["cells"], file["scores"]
     for job in jobs:
         found = read_features(job)
-        own, _ = fit_reference(found["portraits"], found["features"])
-        unseen.append(score_features(own, found["test_features"]))
+        own, limit = fit_reference(found["portraits"], found["features"])
+        rows = job.rows[job.test]
+        certainty.append(scores[rows])
+        with ThreadPoolExecutor(count_cores()) as pool:
+            seen = np.stack([*pool.map(describe_cell, cells[rows])])
+        portraits.append(score_portraits(own, seen) / limit)
+        features.append(score_features(own, found["test_features"]))
+    places = _Places(*(np.concatenate(part) for part in (certainty, portraits, features)))
     found = read_features(final)
     reference, limit = fit_reference(found["portraits"], found["features"])
-    return reference, Outliers(limit, choose_feature_limit(np.concatenate(unseen)))
+    return reference, Outliers(limit, choose_feature_limit(places.features)), places
+
+
+def _find_states(
+    plan: Plan, answers: Predictions, parts: NDArray[np.int64], coverage: float, places: _Places
+) -> NDArray[np.str_]:
+    """What use would make of each cell, (N,); all limits come from the other parts."""
+    states = np.empty(len(parts), dtype="U20")
+    for part in np.unique(parts):
+        here = parts == part
+        decision = _decide(plan, answers, ~here, coverage)
+        limit = choose_feature_limit(places.features[~here])
+        calibrated = apply_temperature(answers.probabilities[0][here], decision.temperature)
+        scores = np.stack([places.portraits[here], places.features[here] / limit], axis=1)
+        states[here] = [
+            judge_answer(certainty, p, score, decision, plan.classes)[1] if certainty else REJECTED
+            for certainty, p, score in zip(
+                places.certainty[here].tolist(), calibrated, scores, strict=True
+            )
+        ]
+    return states
 
 
 def _judge(
@@ -233,7 +284,7 @@ def _judge(
     answers: Predictions,
     parts: NDArray[np.int64],
     coverage: float,
-    decision: Decision,
+    places: _Places,
 ) -> dict[str, Any]:
     """Metrics of calibrated answers; calibration of each part comes from the other parts."""
     y, raw = answers.y_true, answers.probabilities[0]
@@ -242,8 +293,8 @@ def _judge(
         replace(answers, probabilities=calibrated[None]), plan.classes, seed=plan.settings.seed
     )
     held = sets[np.arange(len(y)), y]
-    named = (sets.sum(axis=1) == 1) & (calibrated.max(axis=1) >= decision.minimum)
-    named &= sets.argmax(axis=1) == calibrated.argmax(axis=1)
+    states = _find_states(plan, answers, parts, coverage, places)
+    named = states == PRE_CLASSIFIED
     right = calibrated.argmax(axis=1) == y
     return {
         **judged,
@@ -257,7 +308,8 @@ def _judge(
                 if (y == k).any()
             },
         },
-        "unidentified": float(1 - named.mean()),
+        "unidentified": float((states == UNIDENTIFIED).mean()),
+        "rejected": float((states == REJECTED).mean()),
         "accuracy_of_the_rest": float(right[named].mean()) if named.any() else 0.0,
     }
 

@@ -175,9 +175,8 @@ def _tell_sureness(facts: Facts, metrics: Mapping[str, Any]) -> str:
         lines.append(
             f"A cell gets a set of classes that is to hold the true one in "
             f"{decision.coverage:.0%} of the cells of each class; measured on cells not used for "
-            f"it: {coverage['observed']:.1%}. {metrics['unidentified']:.1%} of the cells had no "
-            "class or several in their set, or none likely enough, and stay *unidentified*; of "
-            f"the others {metrics['accuracy_of_the_rest']:.1%} were right."
+            f"it: {coverage['observed']:.1%}. {_tell_states(metrics)}; of the others "
+            f"{metrics['accuracy_of_the_rest']:.1%} were right."
         )
         few = [n for n, t in (decision.thresholds or {}).items() if t == 0]
         if few:
@@ -186,6 +185,20 @@ def _tell_sureness(facts: Facts, metrics: Mapping[str, Any]) -> str:
                 "are in every set, so that most cells stay unidentified. Collect more of them."
             )
     return " ".join(lines)
+
+
+def _tell_states(metrics: Mapping[str, Any]) -> str:
+    unidentified = f"{metrics['unidentified']:.1%} of the cells"
+    if "rejected" in metrics:
+        return (
+            f"By the rules of use, with limits from cells not judged by them, {unidentified} stay "
+            f"*unidentified* and {metrics['rejected']:.1%} are *rejected*"
+        )
+    return (  # as it was counted before
+        f"{unidentified} had no class or several in their set, or none likely enough, and stay "
+        "*unidentified* (so do cells that are strange to the network or may be no leukocyte, "
+        "which weren't counted)"
+    )
 
 
 def _tell_rejection(facts: Facts) -> str:

@@ -5,9 +5,11 @@ Knows the facts of a bundle; knows nothing of slides.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib.resources import files
+from typing import Any, TypeGuard
 
 from leuko.learning.facts import Facts
 
@@ -80,7 +82,7 @@ def read_record(facts: Facts, bundle: str) -> Record:
     data = _mapping(facts.training.get("data"))
     judged = _mapping(facts.training.get("protocol")).get("judged")
     table, lack = _read_confusion(metrics.get("confusion"), facts.classes)
-    share, doubt = _read_share(metrics.get("unidentified"))
+    share, doubt = _read_share(metrics, bundle)
     source = ""
     if "adaptation" in facts.training:
         table, lack, after = _read_adaptation(facts.training["adaptation"], table, lack)
@@ -108,11 +110,33 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _read_share(found: Any) -> tuple[float | None, str]:
-    """The share of unidentified cells; or None and why there is none."""
-    if isinstance(found, int | float) and 0 <= found <= 1:
-        return float(found), ""
+def _read_share(metrics: Mapping[str, Any], bundle: str) -> tuple[float | None, str]:
+    """The share of unidentified cells among those that weren't rejected; or None, and why."""
+    counted = metrics if "rejected" in metrics else _find_measured(bundle)
+    left, out = (counted.get(state) for state in ("unidentified", "rejected"))
+    if _is_share(left) and _is_share(out) and out < 1:
+        return min(left / (1 - out), 1.0), ""
+    if "unidentified" in metrics and "rejected" not in metrics:
+        return None, (
+            "its bundle counted them in the test without those that are strange to the network or "
+            "may be no leukocyte"
+        )
     return None, "its bundle doesn't say"
+
+
+def _is_share(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+def _find_measured(bundle: str) -> Mapping[str, Any]:
+    """What was measured of the bundle that ships after it was made; nothing of another one.
+
+    Written by ``benchmarks/unidentified.py``. It lies beside the bundle, because in it the bundle
+    would be another one, with another id.
+    """
+    place = files("leuko") / "weights" / "measured" / "default.json"
+    told = _mapping(json.loads(place.read_text("utf-8"))) if place.is_file() else {}
+    return told if told.get("bundle") == bundle else {}
 
 
 def _read_adaptation(told: Any, table: Table | None, lack: str) -> tuple[Table | None, str, str]:
