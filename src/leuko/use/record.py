@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeGuard
 
-from leuko.learning.facts import Facts
+from leuko.learning.facts import MOST_CELLS, Facts
 
 Table = tuple[tuple[int, ...], ...]
 
@@ -161,7 +161,8 @@ def _read_confusion(found: Any, classes: tuple[str, ...]) -> tuple[Table | None,
     fits = len(rows) == K and all(
         isinstance(row, list)
         and len(row) == K
-        and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in row)
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in row)
+        and all(0 <= n <= MOST_CELLS for n in row)
         for row in rows
     )
     if not fits:
