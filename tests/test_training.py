@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,6 +143,46 @@ def test_a_finished_run_gives_the_same_bundle_again(trained: tuple[Bundle, Path]
     assert again.facts.decision == bundle.facts.decision
     for kind in (0, 1):
         assert np.array_equal(again.head[kind], bundle.head[kind])
+
+
+def test_a_run_is_continued_as_it_was_begun_or_not_at_all(
+    trained: tuple[Bundle, Path], cells: Path, tmp_path: Path, monkeypatch
+):
+    _, place = trained
+    out = tmp_path / "b"
+    for asked, said in (
+        ({"half": True}, "half was false, now true"),
+        ({"refit": False}, "refit was true, now false"),
+        ({"coverage": 0.9}, "coverage was 0.8, now 0.9"),
+    ):
+        with pytest.raises(ResumeError, match=said):
+            train(resume=place / "run", out=out, **asked)
+    assert main(["train", "--resume", str(place / "run"), "--out", str(out), "--half"]) == 2
+    # As it was left by a version that recorded nothing: nobody can say what was judged.
+    before = tmp_path / "before"
+    shutil.copytree(place / "run", before)
+    (before / "training.json").unlink()
+    with pytest.raises(ResumeError, match=r"3 finished trainings and no training.json.*--half"):
+        train(resume=before, out=out)
+    (before / "training.json").write_text("[]")
+    with pytest.raises(ResumeError, match="expected something like"):
+        train(resume=before, out=out)
+    assert not out.exists()
+    # Without a finished training nothing is judged yet; what was asked for first is kept.
+    for result in before.glob("*/*/result.json"):
+        result.unlink()
+    (before / "training.json").unlink()
+    begun: list[bool] = []
+
+    def stop(jobs: list[Any], *_: Any, **__: Any) -> None:
+        begun.extend(job.half for job in jobs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leuko.training.run_jobs", stop)
+    for asked in ({"half": True}, {}):
+        with pytest.raises(KeyboardInterrupt):
+            train(resume=before, out=out, **asked)
+    assert begun == [True] * 6
 
 
 @pytest.mark.usefixtures("in_this_process")

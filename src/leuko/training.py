@@ -10,7 +10,7 @@ same recipe never saw. PyTorch is loaded by worker processes only.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ from leuko.learning.parts import read_tensors
 from leuko.learning.seen import describe_seen
 from leuko.plan import Plan, Source
 from leuko.preparation import make_jobs, open_run, run_jobs, write_history
-from leuko.run import read_environment
+from leuko.run import check_same, read_environment
 from leuko.settings import DEMO
 from leuko.storage import write_atomically
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
@@ -65,6 +65,8 @@ from leuko.watcher import Watcher
 
 PARITY = 1e-5  # largest difference of a probability between PyTorch and ONNX Runtime
 MINIMUM = 0.5  # probability below which no class is named: something else is as likely
+CHOICES = "training.json"  # in the run folder: what is asked for beside the settings of a study
+DEFAULTS = {"half": False, "refit": True, "coverage": COVERAGE}
 NOT_STATED = "not stated"
 # Layout of the set → its licence and whom to name.
 _KNOWN = {
@@ -83,9 +85,9 @@ def train(
     out: str | Path | None = None,
     run: str | Path | None = None,
     resume: str | Path | None = None,
-    coverage: float = COVERAGE,
-    refit: bool = True,
-    half: bool = False,
+    coverage: float | None = None,
+    refit: bool | None = None,
+    half: bool | None = None,
     licence: str | None = None,
     credits: str | None = None,
     workers: int | None = None,
@@ -102,11 +104,13 @@ def train(
             None puts it into the run folder.
         run: The run folder; None takes the next free one under ``runs/``.
         resume: The folder of an interrupted run, which is continued.
-        coverage: That sets of classes are to have, in (0, 1).
+        coverage: That sets of classes are to have, in (0, 1); None for 0.95, or that of the run
+            continued.
         refit: Whether the model is trained once more on everything after it was judged. False
             keeps the very model that was judged; it needs a single split, and suits large sets.
+            None for True, or as the run continued was begun.
         half: Whether weights are rounded to half precision, before they are judged: a bundle
-            becomes a quarter smaller.
+            becomes a quarter smaller. None for False, or as the run continued was begun.
         licence: Of the data; None for what is known of the set.
         credits: Whom to name for the data; None for what is known of the set.
         workers: Processes at a time, each with one thread; None takes one per core.
@@ -123,7 +127,7 @@ def train(
     refuse_in_worker("leuko.train")
     watcher = watcher or Watcher()
     workers = count_cores() if workers is None else workers
-    if not 0 < coverage < 1:
+    if coverage is not None and not 0 < coverage < 1:
         raise ShapeError(f"coverage is {coverage}; expected a number between 0 and 1.")
     if out is not None:
         check_place(Path(out))
@@ -144,13 +148,18 @@ def train(
             )
         place = folder / "bundle" if out is None else Path(out)
         check_place(place)
-        jobs = [replace(job, half=half, features=True) for job in make_jobs(folder, plan)]
-        if not refit and len(jobs) > 1:
+        choices = _recall(folder, {"half": half, "refit": refit, "coverage": coverage})
+        coverage = float(choices["coverage"])
+        jobs = [
+            replace(job, half=choices["half"], features=True) for job in make_jobs(folder, plan)
+        ]
+        if not choices["refit"] and len(jobs) > 1:
             raise SettingsError(
                 f"There are {len(jobs)} folds, so no single model was judged that could be kept. "
                 "Use --split tenth or --split given with --no-refit."
             )
-        if refit:
+        write_atomically(folder / CHOICES, json.dumps(choices))
+        if choices["refit"]:
             final = _make_final(jobs[0])
             every = [*jobs, final]
         else:
@@ -176,6 +185,44 @@ def train(
             place, facts, weights=weights, model=exported, card=write_card(facts),
             reference=reference,
         )  # fmt: skip
+
+
+def _recall(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run is judged and bundled; refuses another way than it was begun in.
+
+    Args:
+        folder: Of the run.
+        asked: By the names of `DEFAULTS`; None where nothing was asked for.
+
+    Raises:
+        ResumeError: Names what differs; or jobs are finished and nobody recorded how.
+    """
+    path = folder / CHOICES
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if path.exists():
+        try:
+            recorded = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ResumeError(f"{path} can't be read: {error}. Start a new run.") from error
+        if not isinstance(recorded, dict) or _list_types(recorded) != _list_types(DEFAULTS):
+            raise ResumeError(
+                f"{path} holds {json.dumps(recorded):.200}; expected something like "
+                f"{json.dumps(DEFAULTS)}. Put right what was changed, or start a new run."
+            )
+        check_same("way of training", recorded, wanted)
+        return recorded
+    if done := len([*folder.glob("*/*/result.json")]):
+        raise ResumeError(
+            f"{folder} has {done} finished trainings and no {CHOICES}: it was begun by leuko "
+            "compare, or by a version that didn't record whether weights are rounded before they "
+            "are judged (--half) and trained once more (--no-refit). Start a new run; or, if you "
+            f"know how it was begun, write it into that file, such as {json.dumps(DEFAULTS)}."
+        )
+    return {**DEFAULTS, **wanted}
+
+
+def _list_types(choices: Mapping[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in choices.items()}
 
 
 def _make_final(job: FoldJob) -> FoldJob:
