@@ -8,19 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from leuko.errors import SettingsError
+from leuko.errors import SettingsError, TrainingError
 from leuko.learning.batches import WIDE, Augmentation, iterate_batches
 from leuko.learning.fit import FitSettings, fit
+from leuko.learning.folds import FoldJob, fit_fold
 from leuko.learning.models import DEFAULT_MODELS, build, choose_precision
 from leuko.settings import StudySettings, check_settings
 
 SIZE, CLASSES = 64, 4
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> FoldJob:
+    """A small training in a run folder."""
+    cells = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.uint8)
+    np.savez(tmp_path / "cells.npz", cells=cells)
+    return FoldJob(
+        run=tmp_path, model="resnet18", repeat=0, fold=0, rows=np.arange(8),
+        labels=np.arange(8) % CLASSES, train=np.arange(8), test=np.arange(2), classes=CLASSES,
+        settings=FitSettings(epochs=1, batch=4, views=1), init="random", seed=0,
+        keep_weights=False,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -77,6 +92,26 @@ def test_a_network_is_trained_where_it_is(name: str, request, monkeypatch):
     epochs = list(fit(network, cells, np.arange(8) % CLASSES, settings, seed=0))
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert {value.device.type for value in network.state_dict().values()} == {"cuda"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("size mismatch"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+        RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+    ],
+)
+def test_a_full_gpu_is_said_with_what_to_do(fault: RuntimeError, job: FoldJob, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    expected, said = TrainingError, r"is full while resnet18 .*--workers 1.*--batch"
+    if "memory" not in str(fault):
+        expected, said = RuntimeError, "size mismatch"  # a fault of Leuko stays one
+    with pytest.raises(expected, match=said):
+        fit_fold(job, lambda _: None)
 
 
 def test_a_gpu_that_is_not_there_is_said():
