@@ -19,6 +19,7 @@ from leuko.errors import SettingsError, TrainingError
 from leuko.learning.batches import WIDE, Augmentation, iterate_batches
 from leuko.learning.fit import FitSettings, fit
 from leuko.learning.folds import FoldJob, fit_fold
+from leuko.learning.gpu import describe_gpu
 from leuko.learning.models import DEFAULT_MODELS, build, choose_precision
 from leuko.settings import StudySettings, check_settings
 
@@ -112,6 +113,27 @@ def test_a_full_gpu_is_said_with_what_to_do(fault: RuntimeError, job: FoldJob, m
         expected, said = RuntimeError, "size mismatch"  # a fault of Leuko stays one
     with pytest.raises(expected, match=said):
         fit_fold(job, lambda _: None)
+
+
+def test_float32_on_a_gpu_is_float32_and_recorded(job: FoldJob, monkeypatch):
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = True
+    told = []
+
+    def note(network: torch.nn.Module, *_: object, **__: object) -> torch.nn.Module:
+        told.append(tuple(backend.allow_tf32 for backend in backends))
+        return network
+
+    monkeypatch.setattr(torch.nn.Module, "to", note)
+    fit_fold(replace(job, device="cuda"), lambda _: None)
+    for backend, allowed in zip(backends, before, strict=True):
+        backend.allow_tf32 = allowed
+    assert set(told) == {(False, False)}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert describe_gpu().startswith("a GPU, ")
+    assert describe_gpu().endswith(", float32 without TF32")
 
 
 def test_a_gpu_that_is_not_there_is_said():

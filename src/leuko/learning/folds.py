@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leuko.engine import keep_freed_memory
 from leuko.errors import ResumeError
 from leuko.learning.fit import Epoch, FitSettings
-from leuko.learning.gpu import explain_full_memory
+from leuko.learning.gpu import explain_full_memory, use_whole_float32
 from leuko.learning.parts import read_tensors, write_tensors
 from leuko.storage import write_atomically
 
@@ -189,6 +189,8 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
         nonlocal steps
         steps += 1
 
+    if job.device != "cpu":
+        use_whole_float32()
     with explain_full_memory(job.model):
         network.to(job.device)
         for epoch in fit(

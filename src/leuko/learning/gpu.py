@@ -51,9 +51,21 @@ def explain_full_memory(what: str) -> Iterator[None]:
         ) from None
 
 
+def use_whole_float32() -> None:
+    """Has a GPU compute float32 as such, for the whole process.
+
+    Left to itself PyTorch lets convolutions round their factors to TF32, which has the 10 bits of
+    half precision: what is asked for as float32 would then be none.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def describe_gpu() -> str:
-    """Its name, and what PyTorch was built for."""
+    """Its name, what PyTorch was built for, and what `use_whole_float32` does."""
     import torch
 
     build = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
-    return f"{torch.cuda.get_device_name()}, {build}"
+    return f"{torch.cuda.get_device_name()}, {build}, float32 without TF32"
