@@ -7,7 +7,7 @@ raises, as it would on a GPU. What that computes they can't tell.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import leuko
 from leuko.errors import SettingsError, TrainingError
 from leuko.learning.batches import WIDE, Augmentation, iterate_batches
 from leuko.learning.fit import FitSettings, fit
 from leuko.learning.folds import FoldJob, fit_fold
 from leuko.learning.gpu import describe_gpu
 from leuko.learning.models import DEFAULT_MODELS, build, choose_precision
-from leuko.settings import StudySettings, check_settings
+from leuko.run import write_config
+from leuko.settings import LaboratorySettings, StudySettings, check_settings
 
 SIZE, CLASSES = 64, 4
 
@@ -141,6 +143,21 @@ def test_a_gpu_that_is_not_there_is_said():
         pytest.skip("this machine has one")
     with pytest.raises(SettingsError, match=r"finds no GPU here .* leave --device out"):
         check_settings(StudySettings(device="cuda"))
+
+
+def test_a_run_that_was_begun_on_a_gpu_needs_one(tmp_path: Path):
+    """Nothing else of the run is asked for before."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    for begun, data in (
+        (StudySettings(device="cuda"), "null"),
+        (LaboratorySettings(device="cuda"), '["a", "b"]'),
+    ):
+        write_config(tmp_path, asdict(begun))
+        (tmp_path / "environment.json").write_text(f'{{"data": {data}}}')
+        with pytest.raises(SettingsError, match=r"begun with --device cuda.*start a new run") as e:
+            leuko.compare(resume=tmp_path)
+        assert "leave --device out" not in str(e.value)
 
 
 def test_another_device_is_refused():

@@ -8,20 +8,30 @@ from contextlib import contextmanager
 from leuko.errors import SettingsError, TrainingError
 
 
-def check_gpu() -> None:
+def check_gpu(*, begun: bool = False) -> None:
     """Refuses a machine without one.
+
+    Args:
+        begun: Whether a run that was begun on one is to go on.
 
     Raises:
         SettingsError: PyTorch finds none that it can use.
     """
     import torch
 
-    if not torch.cuda.is_available():
-        raise SettingsError(
-            f"device is 'cuda', but PyTorch {torch.__version__} finds no GPU here that it can "
-            "use; expected one of NVIDIA with its driver, or of AMD with PyTorch's build for ROCm. "
-            "To compute on the processor leave --device out."
+    if torch.cuda.is_available():
+        return
+    what, then = "device is 'cuda'", "To compute on the processor leave --device out."
+    if begun:  # where the device can't be left out, as it is that of the run
+        what = "The run was begun with --device cuda"
+        then = (
+            "Continue it on a machine that has one, or start a new run without --device to compute "
+            "on the processor."
         )
+    raise SettingsError(
+        f"{what}, but PyTorch {torch.__version__} finds no GPU here that it can use; expected one "
+        f"of NVIDIA with its driver, or of AMD with PyTorch's build for ROCm. {then}"
+    )
 
 
 @contextmanager
