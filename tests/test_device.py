@@ -6,14 +6,15 @@ raises, as it would on a GPU. What that computes they can't tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import leuko
 from leuko.errors import SettingsError, TrainingError
@@ -79,6 +80,64 @@ def test_batches_are_made_where_the_cells_are(augmentation: Augmentation):
         assert images.shape == (4, 3, SIZE, SIZE)
 
 
+@pytest.mark.usefixtures("without_values")
+def test_what_is_the_same_for_all_batches_is_sent_to_a_gpu_once(monkeypatch):
+    sent: list[Any] = []
+    for owner, name in ((torch, "tensor"), (torch.Tensor, "new_tensor")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, o=original, **k: sent.append(a) or o(*a, **k))
+    cells = torch.empty(8, 3, SIZE, SIZE, dtype=torch.uint8, device="cuda")
+    labels = torch.empty(8, dtype=torch.int64, device="cuda")
+    for steps in (2, 8):
+        sent.clear()
+        batches = iterate_batches(
+            cells, labels, np.arange(8), batch=8 // steps, augmentation=Augmentation(),
+            generator=torch.Generator(),
+        )  # fmt: skip
+        assert len([*batches]) == steps
+        assert len(sent) == 2
+
+
+def test_a_step_asks_a_gpu_once_and_counters_are_copied_once_an_epoch(
+    request: pytest.FixtureRequest, monkeypatch
+):
+    network = build("resnet18", CLASSES, size=SIZE, seed=0)
+    layers = sum(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    cells = np.zeros((16, SIZE, SIZE, 3), np.uint8)
+    request.getfixturevalue("without_values")
+    move(network)
+    asked: list[str] = []
+    copied: list[torch.dtype] = []
+
+    def count(kind: type, name: str, answer: Callable[[torch.Tensor], Any]) -> None:
+        monkeypatch.setattr(kind, name, lambda told: asked.append(name) or answer(told))
+
+    for name in ("item", "__int__", "__float__", "__bool__"):
+        count(torch.Tensor, name, lambda _: 1)
+    count(FakeTensor, "tolist", lambda told: [1.0] * told.numel())
+    copy = torch.Tensor.copy_
+
+    def note(to: torch.Tensor, *rest: Any, **how: Any) -> torch.Tensor:
+        copied.append(to.dtype)
+        return copy(to, *rest, **how)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", note)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda _: fill(network))
+    # Frozen, as the way back to all batches' statistics comes after the steps.
+    settings = FitSettings(epochs=2, batch=4, frozen=True)
+    epochs = fit(network, cells, np.arange(16) % CLASSES, settings, seed=0)
+    for _ in range(2):
+        next(epochs)
+    assert asked == ["tolist"] * 8
+    assert copied.count(torch.int64) == 2 * layers
+
+
+def fill(network: torch.nn.Module) -> None:
+    """What going back leaves, which would ask the GPU for its number."""
+    for weight in network.parameters():
+        weight.grad = torch.empty_like(weight)
+
+
 @pytest.mark.parametrize("name", DEFAULT_MODELS)
 def test_a_network_is_trained_where_it_is(name: str, request, monkeypatch):
     network = build(name, CLASSES, size=SIZE, seed=0)
@@ -87,11 +146,7 @@ def test_a_network_is_trained_where_it_is(name: str, request, monkeypatch):
     request.getfixturevalue("without_values")
     move(network)
 
-    def fill(_loss: torch.Tensor) -> None:
-        for weight in network.parameters():
-            weight.grad = torch.empty_like(weight)
-
-    monkeypatch.setattr(torch.Tensor, "backward", fill)  # going back asks the GPU for its number
+    monkeypatch.setattr(torch.Tensor, "backward", lambda _: fill(network))
     epochs = list(fit(network, cells, np.arange(8) % CLASSES, settings, seed=0))
     assert [epoch.number for epoch in epochs] == [1, 2]
     assert {value.device.type for value in network.state_dict().values()} == {"cuda"}
