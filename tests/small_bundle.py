@@ -70,7 +70,7 @@ def make_training(classes: tuple[str, ...]) -> dict[str, Any]:
         "metrics": {
             **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"), limits),
             "n": 120, "per_class": dict.fromkeys(classes, row), "ece_before": 0.1,
-            "coverage": {"target": 0.9, "observed": 0.91}, "unidentified": 0.1,
+            "coverage": {"target": 0.9, "observed": 0.91}, "unidentified": 0.1, "rejected": 0.2,
             "accuracy_of_the_rest": 0.97,
         },
         "parity": {"cells": 120, "largest_difference": 1e-7, "same_classes": True},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,23 @@ import pytest
 import leuko
 from leuko.cli import main
 from leuko.data.image import encode_png
+from leuko.data.sources import scan
 from leuko.errors import AdaptationError, BundleError, ShapeError
 from leuko.judgement.calibration import fit_temperature, fit_thresholds, fit_thresholds_from_few
 from leuko.judgement.metrics import balanced_accuracy
-from leuko.learning.bundle import MODEL, WEIGHTS, load_bundle
+from leuko.learning.bundle import MODEL, WEIGHTS, Bundle, load_bundle
+from leuko.learning.card import write_card
 from leuko.learning.graph import read_graph, replace_tensors
 from leuko.learning.head import answer_features, fit_head, fit_heads
 from leuko.learning.parts import read_parts, read_tensors
+from leuko.learning.seen import add_seen, describe_seen, find_seen_by
 from leuko.microscope import see_features
 from leuko.use.adaptation import Examples, adapt_head, choose_sizes
-from small_bundle import CLASSES, SIZE, make_bundle
+from leuko.use.differential import count_differential
+from leuko.use.differential_page import write_page
+from leuko.use.fhir import write_fhir
+from leuko.use.record import read_record
+from small_bundle import CLASSES, SIZE, make_bundle, make_training
 
 K, D = 4, 32
 NAMES = ["basophil", "eosinophil", "lymphocyte", "monocyte"]
@@ -237,6 +245,85 @@ def test_the_command_writes_a_bundle_that_is_better_and_passes_every_check(
     assert features.shape == (5, 8, 24)
     given, _ = new.network.answer(cells, views=8)
     assert np.abs(answer_features(features, new.head) - given).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def fitted(labelled: Path, made: Path, tmp_path_factory) -> tuple[Bundle, Bundle]:
+    """A bundle that has been tested, and what adapting its last layer made of it."""
+    place = tmp_path_factory.mktemp("fitted")
+    field = replace(load_bundle(made).facts.preprocessing, view="field")
+    training = make_training(CLASSES)
+    training["metrics"]["confusion"] = [[38, 1, 1], [1, 38, 1], [1, 1, 38]]
+    training["seen"] = describe_seen(["1" * 64], ["2" * 64])
+    old = make_bundle(place / "old", preprocessing=field, training=training)
+    return old, leuko.adapt(old.path, labelled, out=place / "new", groups="given").bundle
+
+
+def test_errors_of_the_old_layer_are_not_taken_for_those_of_the_new(
+    fitted: tuple[Bundle, Bundle], labelled: Path, tmp_path: Path
+):
+    old, new = fitted
+    assert read_record(old.facts, old.id).confusion is not None
+    counts = dict.fromkeys(CLASSES, 70)
+    for bundle in (new, leuko.adapt(new.path, labelled, out=tmp_path / "b", groups="given").bundle):
+        record = read_record(bundle.facts, bundle.id)
+        assert (record.confusion, record.unidentified) == (None, None)
+        assert "last layer was fitted again after the test" in record.lack
+        slide = count_differential(
+            counts, record=record, likeliest=counts, unidentified={"doubt": 200}
+        )
+        assert "leuko evaluate" in slide.correction.text
+        assert not slide.correction.done
+        doubts = next(flag for flag in slide.flags if "unidentified" in flag.kind)
+        assert (doubts.kind, doubts.level) == ("unidentified", "note")
+        assert "isn't known: it was fitted to another microscope" in doubts.text
+        for text in (write_page(slide), json.dumps(write_fhir(slide))):
+            assert "last layer was fitted again after the test" in html.unescape(text)
+            assert "right in the model" not in text
+    assert not bundle.facts.training["adaptation"]["changed"], "the second time it was kept"
+    card = " ".join((new.path / "card.md").read_text("utf-8").split())
+    assert "no figure there is this bundle's" in card
+    assert "The network in that bundle was then trained on all of them" in card
+    assert "Temperature 1." not in card
+
+
+def test_a_layer_that_was_kept_keeps_its_errors_and_not_its_doubts(fitted: tuple[Bundle, Bundle]):
+    old, new = fitted
+    told = {**new.facts.training["adaptation"], "changed": False, "layer_tested": True}
+    kept = replace(old.facts, training={**old.facts.training, "adaptation": told})
+    record = read_record(kept, "kept")
+    assert record.confusion == read_record(old.facts, old.id).confusion
+    assert record.unidentified is None
+    assert record.source.endswith(
+        "the model was fitted to another microscope, which left its last layer"
+    )
+    card = " ".join(write_card(kept).split())
+    assert "The network is that of the bundle it was made from" in card
+    assert "Without its temperature the ECE was 0.100, with it 0.900" in card
+    del told["layer_tested"]  # as bundles of before, which may have been adapted twice
+    record = read_record(replace(kept, training={**kept.training, "adaptation": told}), "before")
+    assert record.confusion is None
+    assert "may have been fitted again" in record.lack
+
+
+def test_cells_that_a_bundle_was_fitted_to_are_recognised(
+    fitted: tuple[Bundle, Bundle], labelled: Path
+):
+    old, new = fitted
+    hashes = scan(labelled).table["sha256"].to_list()
+    seen = find_seen_by(new.facts, [*hashes, "1" * 64, "2" * 64])
+    assert seen.trained == {*hashes, "1" * 64}
+    assert seen.calibrated == {*hashes, "2" * 64}
+    assert seen.listed
+    assert not find_seen_by(old.facts, hashes).trained
+    warnings = leuko.evaluate(new, labelled, groups="given").results["warnings"]
+    assert "trained on 36 images of 36" in warnings[0]
+    # Where nothing is known of what the old bundle has seen, that is still so.
+    unknown = replace(new.facts, training={"seen": add_seen(None, [], hashes)})
+    assert find_seen_by(unknown, hashes).calibrated == set(hashes)
+    assert not find_seen_by(unknown, hashes).listed
+    twice = add_seen(unknown.training["seen"], hashes[:1], [])
+    assert not find_seen_by(replace(unknown, training={"seen": twice}), hashes).listed
 
 
 def _others(path: Path) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import random
 import shutil
 import struct
 import sys
@@ -44,7 +46,7 @@ from leuko.learning.fit import predict, round_to_half
 from leuko.learning.graph import add_note, halve_tensors, read_graph, replace_tensors
 from leuko.learning.inference import ExportedNetwork, convert_to_openvino
 from leuko.learning.models import build
-from leuko.learning.parts import SUMS, write_sums
+from leuko.learning.parts import SUMS, read_parts, write_sums
 from small_bundle import CLASSES, SIZE, make_bundle, make_facts, make_network, state
 
 
@@ -479,6 +481,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Parts], None], bool, str]] = {
     "a key twice": (
         lambda p: p.update({FACTS: p[FACTS].replace(b"{", b'{"format": 4,', 1)}), True, "twice",
     ),
+    "a number too large": (decide("minimum", 10**400), True, "expected a number"),
+    "more cells than there are": (
+        decide("cells", dict.fromkeys(CLASSES, 10**400)), True, "'cells' in bundle.json is out of",
+    ),
     "NaN in the facts": (decide("minimum", float("nan")), True, "NaN"),
     "NaN in the weights": (
         tensors_with(WEIGHTS, lambda t, _: t["6.bias"].__setitem__(0, np.nan)), True, "NaN",
@@ -576,6 +582,27 @@ def test_what_is_no_bundle_at_all_is_refused(made: Path, tmp_path: Path):
             file.writestr(CARD, b"b")
     with pytest.raises(BundleError, match="twice"):
         load_bundle(tmp_path / "twice.zip")
+
+
+@pytest.mark.parametrize("kind", ["STORED", "DEFLATED", "BZIP2", "LZMA"])
+def test_damaged_zips_are_refused_whatever_packed_them(kind: str, tmp_path: Path):
+    """Bytes of any place are changed: of what was packed, of names, of the list at the end."""
+    packed = io.BytesIO()
+    rng = random.Random(0)
+    with zipfile.ZipFile(packed, "w", getattr(zipfile, f"ZIP_{kind}")) as file:
+        for name in (FACTS, "é.txt"):
+            file.writestr(name, bytes(rng.randrange(60) for _ in range(300)))
+    place = tmp_path / "b.zip"
+    refused = 0
+    for at in range(len(packed.getvalue())):
+        data = bytearray(packed.getvalue())
+        data[at] ^= rng.randrange(1, 256)
+        place.write_bytes(data)
+        try:
+            read_parts(place, (FACTS, "é.txt"))
+        except BundleError as error:
+            refused += "can't be read as a zip" in str(error)
+    assert refused > 300
 
 
 def test_a_note_can_be_read_by_the_onnx_library(made: Path):

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from leuko.errors import SettingsError, ShapeError
 from leuko.judgement.prevalence import correct_prevalence
+from leuko.learning.bundle import load_bundle
 from leuko.use.answers import Answer, Predictions, SetAside
 from leuko.use.differential import Differential, count_differential, count_predictions
 from leuko.use.kinds import find_code, order_classes, sort_class
-from leuko.use.record import Record
+from leuko.use.predictor import find_default
+from leuko.use.record import Record, read_record
 
 FIVE = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 RECORD = Record(
@@ -145,6 +147,30 @@ def test_many_unidentified_are_measured_by_the_models_own_test():
     many = count_differential(counts, record=RECORD, unidentified={"doubt": 80})
     assert "many_unidentified" in flags(many)
     assert "27 %" in next(f.text for f in many.flags if f.kind == "many_unidentified")
+
+
+def test_the_usual_share_is_of_cells_that_were_judged_as_in_use():
+    bundle = load_bundle(find_default(), threads=1)
+    record = read_record(bundle.facts, bundle.id)
+    assert record.unidentified == pytest.approx(160 / (1440 - 7))  # results/evaluation.md
+    assert bundle.facts.training["metrics"]["unidentified"] < 0.04, "what it was counted as"
+    counts = {"neutrophil": 180, "lymphocyte": 20}
+    found = count_differential(counts, record=record, unidentified={"doubt": 22})
+    assert flags(found) & {"unidentified", "many_unidentified"} == {"unidentified"}
+    assert "in the model's test 11 % were" in " ".join(f.text for f in found.flags)
+
+    def read(**metrics: float) -> Record:
+        return read_record(replace(bundle.facts, training={"metrics": metrics}), "another")
+
+    assert read(unidentified=0.1, rejected=0.2).unidentified == pytest.approx(0.125)
+    assert read(unidentified=0.5, rejected=1.0).unidentified is None
+    before = read(unidentified=0.03)
+    assert before.unidentified is None
+    found = count_differential(counts, record=before, unidentified={"doubt": 80})
+    assert "many_unidentified" not in flags(found)
+    assert "isn't known: its bundle counted them in the test without those that are strange" in (
+        " ".join(flag.text for flag in found.flags)
+    )
 
 
 def test_unusual_classes_and_those_that_the_model_lacks_are_named():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from leuko.judgement.leaks import judge_leaks
 from leuko.learning.baselines import look_up
 from leuko.learning.fit import FitSettings
 from leuko.meter import MOST, make_meter_jobs, plan_meter, read_meter
+from leuko.settings import StudySettings
+from leuko.study import _make_meter_jobs
 
 
 def draw_set(copies: int, n: int = 120) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
@@ -105,6 +109,18 @@ def test_the_network_has_jobs_of_its_own_in_both_kinds_of_folds(tmp_path: Path):
     for job in jobs:
         inside = {groups[i] for i in job.train} & {groups[i] for i in job.test}
         assert bool(inside) == (job.part == "meter-random")
+
+
+def test_the_network_is_trained_where_those_of_the_study_are(tmp_path: Path):
+    _, labels, groups, images = draw_set(4)
+    meter = plan_meter(labels, groups, images, ["A", "B", "C"], folds=4, seed=0)
+    assert meter is not None
+    plan: Any = SimpleNamespace(
+        settings=StudySettings(device="cuda"), fit_settings=FitSettings(epochs=1, precision="auto")
+    )
+    job: Any = SimpleNamespace(rows=np.arange(len(labels)))
+    jobs = _make_meter_jobs(tmp_path, plan, meter, job)
+    assert {(job.device, job.settings.precision) for job in jobs} == {("cuda", "float32")}
 
 
 def test_the_look_up_gives_the_label_of_the_most_similar_picture():

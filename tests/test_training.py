@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,10 @@ from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
 from leuko.errors import BundleError, OutputError, ResumeError, SettingsError, ShapeError
 from leuko.judgement.calibration import fit_temperature
+from leuko.judgement.predictions import Predictions
 from leuko.learning.bundle import Bundle
 from leuko.progress import resume_command
-from leuko.training import train
+from leuko.training import _find_states, _Places, train
 
 QUICK = {"model": "alexnet", "folds": 2, "epochs": 2, "views": 1, "size": 64}
 
@@ -75,6 +78,8 @@ def test_a_bundle_tells_where_it_comes_from(trained: tuple[Bundle, Path]):
     assert told["metrics"]["n"] == 22
     limits = told["metrics"]["balanced_accuracy"]
     assert 0 <= limits["low"] <= limits["value"] <= limits["high"] <= 1
+    metrics = told["metrics"]
+    assert 0 <= metrics["rejected"] <= metrics["rejected"] + metrics["unidentified"] <= 1
     assert told["parity"]["cells"] == 22
     assert told["parity"]["largest_difference"] <= 1e-5
     assert told["parity"]["same_classes"]
@@ -140,6 +145,46 @@ def test_a_finished_run_gives_the_same_bundle_again(trained: tuple[Bundle, Path]
         assert np.array_equal(again.head[kind], bundle.head[kind])
 
 
+def test_a_run_is_continued_as_it_was_begun_or_not_at_all(
+    trained: tuple[Bundle, Path], cells: Path, tmp_path: Path, monkeypatch
+):
+    _, place = trained
+    out = tmp_path / "b"
+    for asked, said in (
+        ({"half": True}, "half was false, now true"),
+        ({"refit": False}, "refit was true, now false"),
+        ({"coverage": 0.9}, "coverage was 0.8, now 0.9"),
+    ):
+        with pytest.raises(ResumeError, match=said):
+            train(resume=place / "run", out=out, **asked)
+    assert main(["train", "--resume", str(place / "run"), "--out", str(out), "--half"]) == 2
+    # As it was left by a version that recorded nothing: nobody can say what was judged.
+    before = tmp_path / "before"
+    shutil.copytree(place / "run", before)
+    (before / "training.json").unlink()
+    with pytest.raises(ResumeError, match=r"3 finished trainings and no training.json.*--half"):
+        train(resume=before, out=out)
+    (before / "training.json").write_text("[]")
+    with pytest.raises(ResumeError, match="expected something like"):
+        train(resume=before, out=out)
+    assert not out.exists()
+    # Without a finished training nothing is judged yet; what was asked for first is kept.
+    for result in before.glob("*/*/result.json"):
+        result.unlink()
+    (before / "training.json").unlink()
+    begun: list[bool] = []
+
+    def stop(jobs: list[Any], *_: Any, **__: Any) -> None:
+        begun.extend(job.half for job in jobs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leuko.training.run_jobs", stop)
+    for asked in ({"half": True}, {}):
+        with pytest.raises(KeyboardInterrupt):
+            train(resume=before, out=out, **asked)
+    assert begun == [True] * 6
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_a_difference_between_pytorch_and_onnx_stops_it(
     trained: tuple[Bundle, Path], tmp_path: Path, monkeypatch
@@ -177,6 +222,31 @@ def test_a_model_is_taken_out_of_a_bundle(trained: tuple[Bundle, Path], tmp_path
     assert main(["export", str(bundle.path), "--out", str(out)]) == 2
     assert main(["export", str(bundle.path), "--to", "tensorrt"]) == 2
     assert "There is no format 'tensorrt'" in capsys.readouterr().err
+
+
+def test_cells_of_the_test_are_left_unidentified_by_the_rules_of_use():
+    """Sure answers all, in two parts; each of the first cells has one reason against it."""
+    n = 60
+    p = np.full((n, 2), 0.02)
+    p[np.arange(n), np.arange(n) % 2] = 0.98
+    names = tuple(map(str, range(n)))
+    answers = Predictions("m", names, names, np.arange(n) % 2, p[None])
+    plan: Any = SimpleNamespace(classes=("A", "B"))
+    parts = np.arange(n) % 2
+
+    def judge(**changed: dict[int, float]) -> list[str]:
+        given = {"certainty": np.full(n, 0.9), "portraits": np.full(n, 0.5),
+                 "features": np.linspace(0.1, 0.2, n)}  # fmt: skip
+        for name, values in changed.items():
+            given[name][list(values)] = list(values.values())
+        return _find_states(plan, answers, parts, 0.8, _Places(**given)).tolist()
+
+    states = judge(certainty={0: 0.4, 1: 0.0}, portraits={2: 1.1}, features={3: 0.9})
+    assert states[:5] == ["unidentified", "rejected", "rejected", "unidentified", "pre-classified"]
+    assert set(judge()[:50]) == {"pre-classified"}
+    # The limit of a part comes from the others: a part that lies far altogether is strange.
+    far = judge(features=dict.fromkeys(range(0, n, 2), 0.5))
+    assert set(far[::2]) == {"unidentified"}
 
 
 def test_the_advice_after_ctrl_c_keeps_the_bundle():

@@ -108,7 +108,7 @@ def compare_laboratories(
         settings = resolve_laboratories(asked)
     workers = count_cores() if workers is None else workers
     cleaned = all(isinstance(data, Cleaned) for data in sets)
-    check_settings(settings, workers, has_recipe=cleaned)
+    check_settings(settings, workers, has_recipe=cleaned, begun=resume is not None)
     naming = parse_naming(settings.map) if settings.map else {}
     names = name_sets(sets)
     environment = check_folder(settings, out=out, resume=resume, command=command)

@@ -112,7 +112,7 @@ def _draw(rows: IntArray, groups: NDArray[np.str_], seed: int) -> IntArray:
 
 
 def make_meter_jobs(
-    meter: Meter, run: Path, settings: FitSettings, *, size: int, seed: int
+    meter: Meter, run: Path, settings: FitSettings, *, size: int, seed: int, device: str = "cpu"
 ) -> list[FoldJob]:
     """The network's jobs; ``cells.npz`` in the run folder holds the pictures.
 
@@ -122,14 +122,16 @@ def make_meter_jobs(
         settings: Those of the meter.
         size: Side of the pictures.
         seed: Of the study.
+        device: Where the network is trained, as the study's are.
     """
     model = NETWORK if size >= ARCHITECTURES[NETWORK].smallest else SMALL_NETWORK
-    settings = replace(settings, precision=choose_precision(model, settings.precision))
+    settings = replace(settings, precision=choose_precision(model, settings.precision, device))
     return [
         FoldJob(
             run=run.resolve(), model=model, repeat=split.repeat, fold=split.fold, rows=meter.rows,
             labels=meter.labels, train=split.train, test=split.test, classes=len(meter.classes),
             settings=settings, init="random", seed=seed, keep_weights=False, part=f"meter-{kind}",
+            device=device,
         )
         for kind in KINDS
         for split in meter.splits[kind]

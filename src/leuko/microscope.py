@@ -9,7 +9,7 @@ thresholds can differ from the old one's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from leuko.learning.card import write_card
 from leuko.learning.facts import Decision, Facts, Outliers
 from leuko.learning.graph import replace_tensors
 from leuko.learning.head import Head
+from leuko.learning.seen import add_seen
 from leuko.plan import Source, find_name, prepare
 from leuko.settings import StudySettings
 from leuko.use.adaptation import LEAST, Adaptation, Examples, adapt_head
@@ -120,7 +121,10 @@ def adapt(
         watcher.say(notes[-1])
     watcher.say("writing and checking the bundle")
     told = describe(old, cleaned, found, notes, seed=seed)
-    made = write_adapted(old, found, told, out, cells=cells, features=examples.features.mean(1))
+    made = write_adapted(
+        old, found, told, out, cells=cells, features=examples.features.mean(1),
+        seen=_list_seen(old, cleaned, found, images, examples.labels),
+    )  # fmt: skip
     if report is not None:
         write_adaptation_page(
             Path(report), {**told, "bundle": {"path": str(out), "id": made.id}}, cells=cells,
@@ -245,6 +249,7 @@ def write_adapted(
     *,
     cells: NDArray[np.uint8],
     features: NDArray[np.floating],
+    seen: dict[str, Any],
 ) -> Bundle:
     """Writes the bundle with its new last layer, and with the cells of the new microscope known.
 
@@ -255,6 +260,7 @@ def write_adapted(
         out: The new bundle; must not exist.
         cells: (N, S, S, 3), those that were labelled.
         features: (N, D), theirs.
+        seen: For ``training.seen``.
 
     Raises:
         BundleError: The old bundle was exchanged meanwhile.
@@ -265,7 +271,7 @@ def write_adapted(
     facts = replace(
         old.facts, decision=replace(_decide(old.facts, found), outliers=outliers),
         leuko=leuko.__version__,
-        training={**old.facts.training, "adaptation": told},
+        training={**old.facts.training, "adaptation": told, "seen": seen},
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
     )  # fmt: skip
     if found.changed:
@@ -275,6 +281,26 @@ def write_adapted(
             model = replace_tensors(model, {f"head.{kind}": weights[name]})
     return write_bundle(
         out, facts, weights=weights, model=model, card=write_card(facts), reference=reference
+    )
+
+
+def _list_seen(
+    old: Bundle,
+    cleaned: Cleaned,
+    found: Adaptation,
+    images: list[str],
+    labels: NDArray[np.integer],
+) -> dict[str, Any]:
+    """Which images the new bundle has seen: a layer that was fitted to cells was trained on them.
+
+    What counts as a cell comes from all of them, so their states are never those of new ones.
+    """
+    sha256 = dict(cleaned.manifest.table.select("image", "sha256").iter_rows())
+    taught = found.changed & (found.ignored[labels] == 0)
+    return add_seen(
+        old.facts.training.get("seen"),
+        [sha256[image] for image, one in zip(images, taught, strict=True) if one],
+        [sha256[image] for image in images],
     )
 
 
@@ -309,6 +335,7 @@ def describe(
             "cells": int(found.counts.sum()), "counts": count, "ignored": ignored,
         },
         "changed": found.changed, "calibrated": found.calibrated, "reason": found.reason,
+        "layer_tested": not found.changed and _is_layer_tested(old.facts),
         "strength": found.strength, "seed": seed, "notes": notes,
         "balanced_accuracy": {
             name: asdict(getattr(found.judged, name)) for name in ("before", "after", "gain")
@@ -325,6 +352,12 @@ def describe(
         "doubled": asdict(found.doubled) if found.doubled else None,
         "outlook": found.outlook,
     }  # fmt: skip
+
+
+def _is_layer_tested(facts: Facts) -> bool:
+    """Whether the figures of a bundle are those of its last layer."""
+    told = facts.training.get("adaptation")
+    return told is None or (isinstance(told, Mapping) and told.get("layer_tested") is True)
 
 
 def _decide(facts: Facts, found: Adaptation) -> Decision:

@@ -88,7 +88,9 @@ def open_run(
         settings = resolve_settings({**defaults, **asked})
     if isinstance(data, Cleaned):
         settings = replace(settings, recipe=data.recipe.name)
-    check_settings(settings, workers, has_recipe=isinstance(data, Cleaned))
+    check_settings(
+        settings, workers, has_recipe=isinstance(data, Cleaned), begun=resume is not None
+    )
     environment = check_folder(settings, out=out, resume=resume, command=command)
     plan = make_plan(data, settings, watcher, workers=workers)
     if settings.init == "blood":

@@ -192,7 +192,8 @@ class Console(Watcher):
         self._print("")
         for name in METRICS:
             self._print(f"{name.replace('_', ' '):20}{_limits(metrics[name]):>21}")
-        self._print(f"{'unidentified':20}{metrics['unidentified']:>21.1%}")
+        for name in ("unidentified", "rejected"):
+            self._print(f"{name:20}{metrics[name]:>21.1%}")
         if facts.training["data"]["layout"] == "demo":
             self._print("The demo set is drawn by a program: this model knows nothing of blood.")
         self._print(f"\nbundle: {bundle.path}")

@@ -188,8 +188,16 @@ def _resolve(asked: Mapping[str, Any], defaults: Settings) -> Settings:
     return settings
 
 
-def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: bool = False) -> None:
+def check_settings(
+    settings: StudySettings, workers: int = 1, *, has_recipe: bool = False, begun: bool = False
+) -> None:
     """Refuses what can't work, before anything is read or written.
+
+    Args:
+        settings: What was asked for, or recorded.
+        workers: Processes at a time.
+        has_recipe: Whether the data were cleaned already.
+        begun: Whether the settings are those of a run that is continued.
 
     Raises:
         SettingsError: A value out of its range.
@@ -239,4 +247,4 @@ def check_settings(settings: StudySettings, workers: int = 1, *, has_recipe: boo
             "installed. Install them with: pip install 'leuko[train]'"
         )
     if settings.device == "cuda":
-        check_gpu()
+        check_gpu(begun=begun)

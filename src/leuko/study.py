@@ -186,8 +186,9 @@ def _make_meter_jobs(run: Path, plan: Plan, meter: Meter, job: FoldJob) -> list[
     )  # fmt: skip
     pictures = replace(meter, rows=job.rows[meter.rows])  # rows of cells.npz, not of the study
     return make_meter_jobs(
-        pictures, run, settings, size=plan.settings.size, seed=plan.settings.seed
-    )
+        pictures, run, settings, size=plan.settings.size, seed=plan.settings.seed,
+        device=plan.settings.device,
+    )  # fmt: skip
 
 
 def _collect(

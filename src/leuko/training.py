@@ -10,8 +10,9 @@ same recipe never saw. PyTorch is loaded by worker processes only.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 import leuko
 from leuko.data.cuts import WINDOW
 from leuko.data.manifest import hash_data
+from leuko.data.portraits import describe_cell
 from leuko.engine import count_cores, map_jobs, refuse_in_worker
 from leuko.errors import BundleError, ResumeError, SettingsError, ShapeError
 from leuko.judgement.calibration import (
@@ -38,6 +40,7 @@ from leuko.judgement.outliers import (
     choose_feature_limit,
     fit_reference,
     score_features,
+    score_portraits,
 )
 from leuko.judgement.predictions import Predictions
 from leuko.judgement.results import judge_model
@@ -53,13 +56,17 @@ from leuko.learning.parts import read_tensors
 from leuko.learning.seen import describe_seen
 from leuko.plan import Plan, Source
 from leuko.preparation import make_jobs, open_run, run_jobs, write_history
-from leuko.run import read_environment
+from leuko.run import check_same, read_environment
 from leuko.settings import DEMO
 from leuko.storage import write_atomically
+from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
+from leuko.use.predictor import judge_answer
 from leuko.watcher import Watcher
 
 PARITY = 1e-5  # largest difference of a probability between PyTorch and ONNX Runtime
 MINIMUM = 0.5  # probability below which no class is named: something else is as likely
+CHOICES = "training.json"  # in the run folder: what is asked for beside the settings of a study
+DEFAULTS = {"half": False, "refit": True, "coverage": COVERAGE}
 NOT_STATED = "not stated"
 # Layout of the set → its licence and whom to name.
 _KNOWN = {
@@ -78,9 +85,9 @@ def train(
     out: str | Path | None = None,
     run: str | Path | None = None,
     resume: str | Path | None = None,
-    coverage: float = COVERAGE,
-    refit: bool = True,
-    half: bool = False,
+    coverage: float | None = None,
+    refit: bool | None = None,
+    half: bool | None = None,
     licence: str | None = None,
     credits: str | None = None,
     workers: int | None = None,
@@ -97,11 +104,13 @@ def train(
             None puts it into the run folder.
         run: The run folder; None takes the next free one under ``runs/``.
         resume: The folder of an interrupted run, which is continued.
-        coverage: That sets of classes are to have, in (0, 1).
+        coverage: That sets of classes are to have, in (0, 1); None for 0.95, or that of the run
+            continued.
         refit: Whether the model is trained once more on everything after it was judged. False
             keeps the very model that was judged; it needs a single split, and suits large sets.
+            None for True, or as the run continued was begun.
         half: Whether weights are rounded to half precision, before they are judged: a bundle
-            becomes a quarter smaller.
+            becomes a quarter smaller. None for False, or as the run continued was begun.
         licence: Of the data; None for what is known of the set.
         credits: Whom to name for the data; None for what is known of the set.
         workers: Processes at a time, each with one thread; None takes one per core.
@@ -118,7 +127,7 @@ def train(
     refuse_in_worker("leuko.train")
     watcher = watcher or Watcher()
     workers = count_cores() if workers is None else workers
-    if not 0 < coverage < 1:
+    if coverage is not None and not 0 < coverage < 1:
         raise ShapeError(f"coverage is {coverage}; expected a number between 0 and 1.")
     if out is not None:
         check_place(Path(out))
@@ -139,13 +148,18 @@ def train(
             )
         place = folder / "bundle" if out is None else Path(out)
         check_place(place)
-        jobs = [replace(job, half=half, features=True) for job in make_jobs(folder, plan)]
-        if not refit and len(jobs) > 1:
+        choices = _recall(folder, {"half": half, "refit": refit, "coverage": coverage})
+        coverage = float(choices["coverage"])
+        jobs = [
+            replace(job, half=choices["half"], features=True) for job in make_jobs(folder, plan)
+        ]
+        if not choices["refit"] and len(jobs) > 1:
             raise SettingsError(
                 f"There are {len(jobs)} folds, so no single model was judged that could be kept. "
                 "Use --split tenth or --split given with --no-refit."
             )
-        if refit:
+        write_atomically(folder / CHOICES, json.dumps(choices))
+        if choices["refit"]:
             final = _make_final(jobs[0])
             every = [*jobs, final]
         else:
@@ -155,9 +169,10 @@ def train(
         write_history(folder, {(j.model, j.repeat, j.fold): done[j.folder] for j in jobs})
         answers, parts = _collect(plan, jobs, done)
         watcher.say("calibrating and judging")
-        reference, outliers = _learn_outliers(jobs, final)
-        decision = replace(_decide(plan, answers, coverage), outliers=outliers)
-        metrics = _judge(plan, answers, parts, coverage, decision)
+        reference, outliers, places = _learn_outliers(jobs, final)
+        everything = np.ones(len(parts), bool)
+        decision = replace(_decide(plan, answers, everything, coverage), outliers=outliers)
+        metrics = _judge(plan, answers, parts, coverage, places)
         write_answers(folder, answers, plan.classes)
         watcher.say("exporting to ONNX, and comparing its answers with PyTorch's")
         head, exported, parity = _export(folder, plan, final, done[final.folder])
@@ -170,6 +185,44 @@ def train(
             place, facts, weights=weights, model=exported, card=write_card(facts),
             reference=reference,
         )  # fmt: skip
+
+
+def _recall(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run is judged and bundled; refuses another way than it was begun in.
+
+    Args:
+        folder: Of the run.
+        asked: By the names of `DEFAULTS`; None where nothing was asked for.
+
+    Raises:
+        ResumeError: Names what differs; or jobs are finished and nobody recorded how.
+    """
+    path = folder / CHOICES
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    if path.exists():
+        try:
+            recorded = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ResumeError(f"{path} can't be read: {error}. Start a new run.") from error
+        if not isinstance(recorded, dict) or _list_types(recorded) != _list_types(DEFAULTS):
+            raise ResumeError(
+                f"{path} holds {json.dumps(recorded):.200}; expected something like "
+                f"{json.dumps(DEFAULTS)}. Put right what was changed, or start a new run."
+            )
+        check_same("way of training", recorded, wanted)
+        return recorded
+    if done := len([*folder.glob("*/*/result.json")]):
+        raise ResumeError(
+            f"{folder} has {done} finished trainings and no {CHOICES}: it was begun by leuko "
+            "compare, or by a version that didn't record whether weights are rounded before they "
+            "are judged (--half) and trained once more (--no-refit). Start a new run; or, if you "
+            f"know how it was begun, write it into that file, such as {json.dumps(DEFAULTS)}."
+        )
+    return {**DEFAULTS, **wanted}
+
+
+def _list_types(choices: Mapping[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in choices.items()}
 
 
 def _make_final(job: FoldJob) -> FoldJob:
@@ -201,12 +254,14 @@ def _collect(
     return answers, parts.astype(np.int64)
 
 
-def _decide(plan: Plan, answers: Predictions, coverage: float) -> Decision:
-    """Temperature and thresholds from all answers of the folds."""
-    temperature = fit_temperature(answers.y_true, answers.probabilities[0])
-    calibrated = apply_temperature(answers.probabilities[0], temperature)
-    thresholds = fit_thresholds(answers.y_true, calibrated, coverage)
-    counts = np.bincount(answers.y_true, minlength=len(plan.classes))
+def _decide(
+    plan: Plan, answers: Predictions, chosen: NDArray[np.bool_], coverage: float
+) -> Decision:
+    """Temperature and thresholds from the folds' answers to the chosen cells, (N,)."""
+    y, raw = answers.y_true[chosen], answers.probabilities[0][chosen]
+    temperature = fit_temperature(y, raw)
+    thresholds = fit_thresholds(y, apply_temperature(raw, temperature), coverage)
+    counts = np.bincount(y, minlength=len(plan.classes))
     return Decision(
         temperature=temperature,
         minimum=MINIMUM,
@@ -216,16 +271,59 @@ def _decide(plan: Plan, answers: Predictions, coverage: float) -> Decision:
     )
 
 
-def _learn_outliers(jobs: Sequence[FoldJob], final: FoldJob) -> tuple[Reference, Outliers]:
+@dataclass(frozen=True)
+class _Places:
+    """Where the test cells lie, each seen by a network that had not seen it; all (N,).
+
+    Attributes:
+        certainty: That it is a leukocyte; 0 where none was found.
+        portraits: How far its picture lies from those of cells, as a share of its fold's limit.
+        features: How far its features lie from known ones.
+    """
+
+    certainty: NDArray[np.float64]
+    portraits: NDArray[np.float64]
+    features: NDArray[np.float64]
+
+
+def _learn_outliers(jobs: Sequence[FoldJob], final: FoldJob) -> tuple[Reference, Outliers, _Places]:
     """What cells are like for the final network; limits from cells that no network had seen."""
-    unseen = []
+    certainty, portraits, features = [], [], []
+    with np.load(final.run / "cells.npz", allow_pickle=False) as file:
+        cells, scores = file["cells"], file["scores"]
     for job in jobs:
         found = read_features(job)
-        own, _ = fit_reference(found["portraits"], found["features"])
-        unseen.append(score_features(own, found["test_features"]))
+        own, limit = fit_reference(found["portraits"], found["features"])
+        rows = job.rows[job.test]
+        certainty.append(scores[rows])
+        with ThreadPoolExecutor(count_cores()) as pool:
+            seen = np.stack([*pool.map(describe_cell, cells[rows])])
+        portraits.append(score_portraits(own, seen) / limit)
+        features.append(score_features(own, found["test_features"]))
+    places = _Places(*(np.concatenate(part) for part in (certainty, portraits, features)))
     found = read_features(final)
     reference, limit = fit_reference(found["portraits"], found["features"])
-    return reference, Outliers(limit, choose_feature_limit(np.concatenate(unseen)))
+    return reference, Outliers(limit, choose_feature_limit(places.features)), places
+
+
+def _find_states(
+    plan: Plan, answers: Predictions, parts: NDArray[np.int64], coverage: float, places: _Places
+) -> NDArray[np.str_]:
+    """What use would make of each cell, (N,); all limits come from the other parts."""
+    states = np.empty(len(parts), dtype="U20")
+    for part in np.unique(parts):
+        here = parts == part
+        decision = _decide(plan, answers, ~here, coverage)
+        limit = choose_feature_limit(places.features[~here])
+        calibrated = apply_temperature(answers.probabilities[0][here], decision.temperature)
+        scores = np.stack([places.portraits[here], places.features[here] / limit], axis=1)
+        states[here] = [
+            judge_answer(certainty, p, score, decision, plan.classes)[1] if certainty else REJECTED
+            for certainty, p, score in zip(
+                places.certainty[here].tolist(), calibrated, scores, strict=True
+            )
+        ]
+    return states
 
 
 def _judge(
@@ -233,7 +331,7 @@ def _judge(
     answers: Predictions,
     parts: NDArray[np.int64],
     coverage: float,
-    decision: Decision,
+    places: _Places,
 ) -> dict[str, Any]:
     """Metrics of calibrated answers; calibration of each part comes from the other parts."""
     y, raw = answers.y_true, answers.probabilities[0]
@@ -242,8 +340,8 @@ def _judge(
         replace(answers, probabilities=calibrated[None]), plan.classes, seed=plan.settings.seed
     )
     held = sets[np.arange(len(y)), y]
-    named = (sets.sum(axis=1) == 1) & (calibrated.max(axis=1) >= decision.minimum)
-    named &= sets.argmax(axis=1) == calibrated.argmax(axis=1)
+    states = _find_states(plan, answers, parts, coverage, places)
+    named = states == PRE_CLASSIFIED
     right = calibrated.argmax(axis=1) == y
     return {
         **judged,
@@ -257,7 +355,8 @@ def _judge(
                 if (y == k).any()
             },
         },
-        "unidentified": float(1 - named.mean()),
+        "unidentified": float((states == UNIDENTIFIED).mean()),
+        "rejected": float((states == REJECTED).mean()),
         "accuracy_of_the_rest": float(right[named].mean()) if named.any() else 0.0,
     }
 

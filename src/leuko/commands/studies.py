@@ -178,10 +178,10 @@ def train(
     *,
     model: Annotated[str | None, Parameter(group=TRAINING)] = None,
     folds: Annotated[int | None, Parameter(group=STUDY)] = None,
-    refit: Annotated[bool, Parameter(group=TRAINING)] = True,
-    half: Annotated[bool, Parameter(group=TRAINING, negative="")] = False,
+    refit: Annotated[bool | None, Parameter(group=TRAINING)] = None,
+    half: Annotated[bool | None, Parameter(group=TRAINING, negative="")] = None,
     workers: Annotated[int | None, Parameter(group=TRAINING)] = None,
-    coverage: Annotated[float, Parameter(group=STUDY)] = 0.95,
+    coverage: Annotated[float | None, Parameter(group=STUDY)] = None,
     licence: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     credits: Annotated[str | None, Parameter(group=OUTPUT)] = None,
     out: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
@@ -207,13 +207,14 @@ def train(
         Parts of the data; each is tested once. [default: 5; demo: 2]
     refit:
         Train once more on everything after judging; no-refit keeps the model that was judged, and
-        needs a single split.
+        needs a single split. [default: refit]
     half:
         Round the weights to half precision before they are judged; the bundle gets smaller.
     workers:
         Processes at a time; changes the time, never the result. [default: one per core]
     coverage:
         Share of the cells of each class whose set of classes is to hold the true one.
+        [default: 0.95]
     licence:
         Of the data, for the card. [default: what is known of the set]
     credits:
@@ -224,7 +225,7 @@ def train(
     run:
         The run folder, which must not exist. [default: runs/NAME-1, -2, …]
     resume:
-        Continue an interrupted run in this folder.
+        Continue an interrupted run in this folder, as it was begun.
     as_json:
         Print bundle.json.
     """

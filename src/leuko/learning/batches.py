@@ -148,11 +148,13 @@ def iterate_batches(
     """
     import torch
 
+    # On their way to a GPU once, not with each batch.
+    mean, deviation = (torch.tensor(told, device=cells.device) for told in (MEAN, DEVIATION))
     for part in np.array_split(order, count_batches(len(order), batch)):
         index = torch.from_numpy(part).to(cells.device)
         images = cells[index].float().div_(255)
         images = augment(images, augmentation, generator, size=size, reach=reach)
-        yield normalise(images), labels[index]
+        yield normalise(images, mean, deviation), labels[index]
 
 
 def count_batches(images: int, batch: int) -> int:

@@ -69,12 +69,21 @@ def _tell_adaptation(told: Mapping[str, Any]) -> str:
     )
     curve = "\n".join(f"| {p['labels']:,} | {_limits(p)} |" for p in told["curve"])
     notes = "".join(f"\n- {note}." for note in told["notes"])
+    if told.get("layer_tested"):
+        what = """The network is that of the bundle it was made from. What is said below of data and
+figures is said of that one: on such cells classes are told apart as well as there, but ECE,
+coverage and the share of unidentified cells have the temperature, thresholds and limits of
+before."""
+    else:
+        what = """Everything before the last layer is that of the bundle it was made from. What is
+said below of data and figures is said of that one, with its own last layer, temperature and
+thresholds: no figure there is this bundle's. Measure it with `leuko evaluate` on cells that it
+hasn't seen."""
     return f"""## Fitted to another microscope
 
 {told["reason"]}
 
-Everything else in the network is that of the bundle it was made from; what is said below of data
-and figures is said of that one, with its own last layer, temperature and thresholds.
+{what}
 
 - Labelled cells: {data["cells"]:,} of {data["name"]} ({data["layout"]}): {counts}; recipe
   {data["recipe"]!r}, SHA-256 of ids, bytes, labels and groups `{data["sha256"]}`.
@@ -124,14 +133,20 @@ def _tell_figures(facts: Facts) -> str:
         for name, row in metrics["per_class"].items()
     )
     protocol = facts.training["protocol"]
+    adapted = "adaptation" in facts.training
+    title, where = (
+        ("What was to be expected of the bundle it was made from", "that bundle")
+        if adapted
+        else ("What to expect of it", "this bundle")
+    )
     who, then = (
         ("a network of the same recipe",
-         " The network in this bundle was then trained on all of them, so it can't be judged on "
+         f" The network in {where} was then trained on all of them, so it can't be judged on "
          "them any more.")
         if protocol.get("refit", True)
-        else ("the network in this bundle", "")
+        else (f"the network in {where}", "")
     )  # fmt: skip
-    return f"""## What to expect of it
+    return f"""## {title}
 
 Each of {metrics["n"]:,} images was answered by {who}, which had seen neither it nor another image
 of its group; {protocol["judged"]}.{then} On the cells of another laboratory expect less.
@@ -149,17 +164,19 @@ of its group; {protocol["judged"]}.{then} On the cells of another laboratory exp
 
 def _tell_sureness(facts: Facts, metrics: Mapping[str, Any]) -> str:
     decision, coverage = facts.decision, metrics["coverage"]
+    before, after = metrics["ece_before"], metrics["ece"]["value"]
     lines = [
-        f"Temperature {decision.temperature:.3f}; without it the ECE is "
-        f"{metrics['ece_before']:.3f}, with it {metrics['ece']['value']:.3f}."
+        f"Without its temperature the ECE was {before:.3f}, with it {after:.3f}."
+        if "adaptation" in facts.training  # the temperature in the facts is a later one
+        else f"Temperature {decision.temperature:.3f}; without it the ECE is {before:.3f}, with it "
+        f"{after:.3f}."
     ]
     if decision.coverage is not None:
         lines.append(
             f"A cell gets a set of classes that is to hold the true one in "
             f"{decision.coverage:.0%} of the cells of each class; measured on cells not used for "
-            f"it: {coverage['observed']:.1%}. {metrics['unidentified']:.1%} of the cells had no "
-            "class or several in their set, or none likely enough, and stay *unidentified*; of "
-            f"the others {metrics['accuracy_of_the_rest']:.1%} were right."
+            f"it: {coverage['observed']:.1%}. {_tell_states(metrics)}; of the others "
+            f"{metrics['accuracy_of_the_rest']:.1%} were right."
         )
         few = [n for n, t in (decision.thresholds or {}).items() if t == 0]
         if few:
@@ -168,6 +185,20 @@ def _tell_sureness(facts: Facts, metrics: Mapping[str, Any]) -> str:
                 "are in every set, so that most cells stay unidentified. Collect more of them."
             )
     return " ".join(lines)
+
+
+def _tell_states(metrics: Mapping[str, Any]) -> str:
+    unidentified = f"{metrics['unidentified']:.1%} of the cells"
+    if "rejected" in metrics:
+        return (
+            f"By the rules of use, with limits from cells not judged by them, {unidentified} stay "
+            f"*unidentified* and {metrics['rejected']:.1%} are *rejected*"
+        )
+    return (  # as it was counted before
+        f"{unidentified} had no class or several in their set, or none likely enough, and stay "
+        "*unidentified* (so do cells that are strange to the network or may be no leukocyte, "
+        "which weren't counted)"
+    )
 
 
 def _tell_rejection(facts: Facts) -> str:

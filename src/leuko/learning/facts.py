@@ -7,7 +7,7 @@ what the facts mean; knows nothing of files.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +23,8 @@ from leuko.learning.models import find_architecture
 FORMAT = 4
 # That are read. 2 had float32 in model.onnx whatever the weights; 2 and 3 knew no light.
 FORMATS = (2, 3, FORMAT)
+LARGEST = sys.float_info.max
+MOST_CELLS = 10**12  # of a class; far more than anybody has, and exact as a float
 RESIZE = "bilinear, antialiased"  # what leuko.data.image.resize_image does
 
 
@@ -254,6 +256,7 @@ def _check(facts: Facts) -> None:
         (decision.coverage is None or 0 < decision.coverage < 1, "coverage"),
         (set(thresholds) == set(named), "thresholds"),
         (set(decision.cells or {}) == set(named), "cells"),
+        (all(0 <= n <= MOST_CELLS for n in (decision.cells or {}).values()), "cells"),
         (all(0 <= t <= 1 for t in thresholds.values()), "thresholds"),
         (facts.features > 0, "features"),
         (decision.outliers is None or decision.outliers.portraits > 0, "portraits"),
@@ -279,7 +282,9 @@ def _take(facts: Mapping[str, Any], key: str, kind: type) -> Any:
 
 def _number(facts: Mapping[str, Any], key: str) -> float:
     value = facts[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # Compared, not converted: a whole number may be too large for a float.
+    fine = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if not fine:
         raise BundleError(f"{key!r} in bundle.json is {value!r:.80}; expected a number.")
     return float(value)
 

@@ -154,6 +154,7 @@ def fit(
     optimizer = _make_optimizer(network, settings)
     own = network.state_dict()  # the tensors themselves, which change in place
     averaged = {name: value.clone() for name, value in own.items()}
+    counters = [name for name, value in own.items() if not value.is_floating_point()]
     history: list[Epoch] = []
     stamp = {"settings": asdict(settings), "seed": seed, "images": len(labels)}
     if checkpoint is not None and checkpoint.exists():
@@ -197,12 +198,19 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            _check_finite(loss.item(), norm.item(), number, step, rate, batch)
+            # A GPU is waited for once in each step, for all that is asked of it.
+            hits = (logits.argmax(1) == target).sum()
+            loss_now, norm_now, hits_now = torch.stack(
+                [loss.detach().double(), norm.double(), hits.double()]
+            ).tolist()
+            _check_finite(loss_now, norm_now, number, step, rate, batch)
             optimizer.step()
             _average(averaged, own, settings.average, step)
-            loss_sum += loss.item() * len(target)
-            right += int((logits.argmax(1) == target).sum())
+            loss_sum += loss_now * len(target)
+            right += int(hits_now)
             step += 1
+        for name in counters:  # of batches: not averaged, so the last ones are enough
+            averaged[name].copy_(own[name])
         count = len(order)
         history.append(
             Epoch(number, loss_sum / count, right / count, rate, count, perf_counter() - started)
@@ -319,9 +327,6 @@ def _average(
     floats = [name for name, value in averaged.items() if value.is_floating_point()]
     with torch.no_grad():
         torch._foreach_lerp_([averaged[n] for n in floats], [own[n] for n in floats], 1 - keep)
-        for name, value in averaged.items():
-            if not value.is_floating_point():  # counters of batch normalisation
-                value.copy_(own[name])
 
 
 def _refresh_normalisation(

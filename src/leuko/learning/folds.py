@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from leuko.engine import keep_freed_memory
 from leuko.errors import ResumeError
 from leuko.learning.fit import Epoch, FitSettings
+from leuko.learning.gpu import explain_full_memory, use_whole_float32
 from leuko.learning.parts import read_tensors, write_tensors
 from leuko.storage import write_atomically
 
@@ -181,7 +182,6 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
     network = build(job.model, job.classes, size=size, init=job.init, seed=job.fit_seed)
     flops = count_flops(network, size)
     checkpoint = job.folder / "checkpoint.safetensors"
-    network.to(job.device)
     history = []
     steps = 0
 
@@ -189,18 +189,22 @@ def fit_fold(job: FoldJob, send: Callable[[Any], None]) -> FoldResult:
         nonlocal steps
         steps += 1
 
-    for epoch in fit(
-        network,
-        shown,
-        job.labels[job.train],
-        job.settings,
-        seed=job.fit_seed,
-        checkpoint=checkpoint,
-        at_step=at_step,
-    ):
-        history.append(epoch)
-        send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
-    network.cpu()
+    if job.device != "cpu":
+        use_whole_float32()
+    with explain_full_memory(job.model):
+        network.to(job.device)
+        for epoch in fit(
+            network,
+            shown,
+            job.labels[job.train],
+            job.settings,
+            seed=job.fit_seed,
+            checkpoint=checkpoint,
+            at_step=at_step,
+        ):
+            history.append(epoch)
+            send(Progress(job.model, job.repeat, job.fold, epoch, fresh=steps > 0))
+        network.cpu()
     if job.half:
         round_to_half(network)
     probabilities, features = answer(network, tested, views=job.settings.views)

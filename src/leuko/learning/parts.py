@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import re
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,12 @@ from leuko.errors import BundleError
 
 MOST_BYTES = 2_000_000_000  # of one part; ONNX itself ends there
 SUMS = "SHA256SUMS"
+# What damaged bytes raise in zipfile, which doesn't translate the faults of what unpacks, or of
+# names and places that can't be.
+_UNZIPPING = (
+    OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error,
+    lzma.LZMAError, ValueError, struct.error,
+)  # fmt: skip
 _TORCH_PICKLE = re.compile(rb"[^/]*/?data\.pkl")
 
 
@@ -211,7 +219,7 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 if member.file_size > MOST_BYTES:
                     raise _too_large(name)
                 parts[name] = packed.read(member)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except _UNZIPPING as error:
         raise BundleError(
             f"{path} can't be read as a zip ({error}); expected a bundle that leuko train wrote."
         ) from None

@@ -402,6 +402,8 @@ def _flag_doubts(
     )
     usual = record.unidentified if record and reader is None else None
     if usual is None:
+        if record and record.doubt and reader is None:
+            text += f". How many the model usually leaves isn't known: {record.doubt}"
         return [Flag("unidentified", NOTE, text + ".")]
     low, _ = exact_limits(doubtful, all_cells)
     if low > usual:

@@ -340,13 +340,31 @@ def judge_cell(
             a person to tell, so it stays unidentified.
         bundle: Whose classes and decision count.
     """
+    facts = bundle.facts
+    return judge_answer(cell.score, probabilities, scores, facts.decision, facts.classes)
+
+
+def judge_answer(
+    certainty: float,
+    probabilities: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    decision: Decision,
+    classes: Sequence[str],
+) -> tuple[tuple[str, ...], str, str]:
+    """As `judge_cell`, before there is a bundle.
+
+    Args:
+        certainty: That it is a leukocyte: its score as it was found.
+        probabilities, scores: As for `judge_cell`.
+        decision, classes: As for `decide`.
+    """
     if scores[0] > 1:
         return (), REJECTED, UNLIKE
-    chosen, state, reason = decide(probabilities, bundle.facts.decision, bundle.facts.classes)
+    chosen, state, reason = decide(probabilities, decision, classes)
     doubts = [reason] if reason else []
     if scores[1] > 1:
         doubts.append(STRANGE)
-    if cell.score < CERTAIN:
+    if certainty < CERTAIN:
         doubts.append("it may be no leukocyte")
     return chosen, UNIDENTIFIED if doubts else state, "; ".join(doubts)
 
