@@ -56,7 +56,7 @@ def print_missed(answers: pl.DataFrame, models: list[str], classes: list[str]) -
         *(pl.col(f"p_{c}").mean() for c in classes),
     )
     pictures = int(means["pictures"].sum())
-    print("\n| source, by its first picture | label | answer of the mean | p | p of the label | views |")
+    print("\n| source, first picture | label | answer of all | p | p of the label | views |")
     print("|---|---|---|---|---|---|")
     for row in means.sort("pictures", "group", descending=[True, False]).iter_rows(named=True):
         said = max(classes, key=lambda c: row[f"p_{c}"])

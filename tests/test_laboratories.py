@@ -156,7 +156,7 @@ def test_sets_of_one_name_get_the_folder_above(tmp_path):
     sets = [tmp_path / "a/cells", tmp_path / "b/cells", tmp_path / "c"]
     assert name_sets(sets) == ["a-cells", "b-cells", "c"]
     (tmp_path / "pbc.v2").mkdir()
-    assert name_sets([tmp_path / "pbc.v2", tmp_path / "c"])[0] == "pbc.v2", "as the folder is called"
+    assert name_sets([tmp_path / "pbc.v2", tmp_path / "c"])[0] == "pbc.v2", "as it is called"
     with pytest.raises(SettingsError, match="named twice"):
         name_sets([tmp_path / "a", tmp_path / "a"])
     with pytest.raises(SettingsError, match="two or more"):

@@ -162,9 +162,10 @@ def test_every_label_that_was_changed_is_listed_and_drawn(
         )  # fmt: skip
         row = {"row": 7, "image": "odd one", "label_written": "LYMPHOCYTE", "old": "LYMPHOCYTE",
                "new": "NEUTROPHIL", "reason": "grains were seen"}  # fmt: skip
+        rows, images = first["rows_before"], first["images_before"]
         step = {**first, "name": "apply_decisions", "dropped": [], "renamed": [row],
-                "factors": {}, "counts_after": counts,
-                "rows_after": first["rows_before"], "images_after": first["images_before"]}  # fmt: skip
+                "factors": {}, "counts_after": counts, "rows_after": rows,
+                "images_after": images}  # fmt: skip
         ledger["steps"].insert(0, step)
 
     copy = change(run, tmp_path, "ledger.json", relabel)

@@ -255,7 +255,8 @@ def test_an_image_that_only_a_person_labelled_is_trained_on(kind, cells, tmp_pat
         decisions=str(decided), **{**QUICK, "epochs": 1},
     )  # fmt: skip
     answers = pl.read_parquet(study.folder / "predictions.parquet")
-    assert answers.filter(pl.col("image") == "odd.png")["label"].unique().to_list() == ["NEUTROPHIL"]
+    odd = answers.filter(pl.col("image") == "odd.png")
+    assert odd["label"].unique().to_list() == ["NEUTROPHIL"]
     with np.load(study.folder / "covered.npz") as file:
         assert "odd.png" in file["image"]
 

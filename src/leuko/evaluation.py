@@ -443,8 +443,8 @@ def _warn(results: dict[str, Any]) -> list[str]:
     if seen["only_calibrated"]:
         others = " others" if seen["related"] else ""
         said.append(
-            f"Temperature and thresholds of the model come from {seen['only_calibrated']:,}{others} "
-            f"of {seen['of']:,} images here, so calibration, coverage and states are a little too "
+            f"Temperature and thresholds of the model come from {seen['only_calibrated']:,}"
+            f"{others} of {seen['of']:,} images here, so calibration, coverage and states are a little too "
             "good. Accuracy isn't touched by that."
         )
     if data["layout"] == "demo":

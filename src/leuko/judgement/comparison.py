@@ -403,9 +403,7 @@ def limits_over_repeats(
     return float(low), float(high)
 
 
-def _limit_of_like_images(
-    metric: str, y_true: NDArray[np.integer], groups: Sequence[str]
-) -> float:
+def _limit_of_like_images(metric: str, y_true: NDArray[np.integer], groups: Sequence[str]) -> float:
     """Clopper-Pearson's lower limit for n of n: 0.025 ** (1 / n), with groups as n."""
     group_of = _number_groups(groups)
     if metric == "accuracy":
