@@ -444,8 +444,8 @@ def _warn(results: dict[str, Any]) -> list[str]:
         others = " others" if seen["related"] else ""
         said.append(
             f"Temperature and thresholds of the model come from {seen['only_calibrated']:,}"
-            f"{others} of {seen['of']:,} images here, so calibration, coverage and states are a little too "
-            "good. Accuracy isn't touched by that."
+            f"{others} of {seen['of']:,} images here, so calibration, coverage and states are a "
+            "little too good. Accuracy isn't touched by that."
         )
     if data["layout"] == "demo":
         said.append("The demo set is drawn by a program: its figures say nothing about blood.")
