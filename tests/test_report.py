@@ -178,11 +178,13 @@ def test_every_label_that_was_changed_is_listed_and_drawn(
 
 
 def test_images_of_one_cell_count_once_in_the_limits_of_a_recall() -> None:
-    row = {"precision": 0.9, "recall": 1.0, "f1": 0.95, "n": 126, "groups": 6}
-    (told,) = findings.per_class({"per_class": {"x": row}}, {"x": 126})
+    row = {"precision": 0.9, "recall": 1.0, "f1": 0.95, "n": 126}
+    model = {"per_class": {"x": row}, "groups_per_class": {"x": 6}}
+    (told,) = findings.per_class(model, {"x": 126})
     assert told["low"] == pytest.approx(0.025 ** (1 / 6)), "six cells, not 126"
     assert "x has 126 images of 6 groups" in findings.small_classes([told])[0]
-    half = findings.per_class({"per_class": {"x": row | {"recall": 0.75}}}, {"x": 126})[0]
+    model["per_class"]["x"]["recall"] = 0.75
+    half = findings.per_class(model, {"x": 126})[0]
     assert half["low"] < 0.75 < half["high"]
 
 

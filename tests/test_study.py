@@ -96,6 +96,7 @@ def test_results_hold_the_keys_that_other_programs_rely_on(finished):
             assert 0 <= limits["low"] <= limits["value"] <= limits["high"] <= 1
         for row in model["per_class"].values():
             assert set(row) == {"precision", "recall", "f1", "n"}
+        assert model["groups_per_class"] == results["data"]["counts"], "each cell once"
     assert set(results["models"]["alexnet"]) >= {
         "fit_seconds", "images_per_second", "parameters", "flops",
     }  # fmt: skip

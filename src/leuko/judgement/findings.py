@@ -236,9 +236,10 @@ def per_class(model: Mapping[str, Any], counts: Mapping[str, int]) -> list[dict[
     alike than that, they are a little too wide.
     """
     rows = []
+    known = model.get("groups_per_class") or {}  # runs of before know the images alone
     for name, facts in model["per_class"].items():
         n = min(int(facts["n"]), int(counts.get(name, facts["n"])))
-        groups = min(n, int(facts.get("groups", n)))  # runs of before know the images alone
+        groups = min(n, int(known.get(name, n)))
         recall = _float(facts["recall"])
         low, high = exact_limits(recall * groups if math.isfinite(recall) else 0, groups)
         rows.append(

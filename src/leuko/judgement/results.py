@@ -64,17 +64,15 @@ def judge_model(answers: Predictions, classes: Sequence[str], *, seed: int) -> d
     """Metrics with their limits, and the classes one by one.
 
     With several repeats the confusion counts the answers of all of them, and precision, recall
-    and F1 are those of the pooled answers; n stays the number of images, groups that of the groups
-    that they belong to.
+    and F1 are those of the pooled answers; n stays the number of images.
     """
     R = len(answers.probabilities)
     pooled = answers.probabilities.reshape(-1, len(classes))
     truth = np.tile(answers.y_true, R)
     rows = per_class(truth, pooled, classes)
     groups = np.array(answers.groups, object)
-    for k, row in enumerate(rows.values()):
+    for row in rows.values():
         row["n"] = int(row["n"]) // R
-        row["groups"] = len(set(groups[answers.y_true == k]))
         del row["predicted"]
     return {
         **{
@@ -85,6 +83,9 @@ def judge_model(answers: Predictions, classes: Sequence[str], *, seed: int) -> d
         },
         "n": len(answers.y_true),
         "per_class": rows,
+        "groups_per_class": {
+            c: len(set(groups[answers.y_true == k])) for k, c in enumerate(classes)
+        },
         "confusion": confusion(truth, pooled).tolist(),
         **_judge_groups(answers, seed),
     }
