@@ -133,6 +133,11 @@ def _begin(found: Differential, code: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method(found: Differential) -> str:
+    if found.reader and found.reviewed is not None:
+        return (
+            f"Cells pre-classified by software, {found.reviewed} of {found.cells} confirmed one by "
+            "one by a person"
+        )
     if found.reader:
         return "Cells pre-classified by software, reviewed by a person"
     return "Cells pre-classified by software, not reviewed"

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import leuko
 from leuko.judgement.agreement import Limited
+from leuko.judgement.findings import quantity
 from leuko.use.differential import NOTE, WARNING, Beside, Differential, Row
 from leuko.use.kinds import NUCLEATED_RED
 from leuko.use.reference import Difference
@@ -180,10 +181,27 @@ def tell_time(written: str) -> str:
 def _tell_status(found: Differential) -> str:
     who = shorten(found.reader or "")
     if found.signed:
-        return f"Final: reviewed and signed by {who}, {tell_time(found.signed)}"
+        told = f"signed by {who}, {tell_time(found.signed)}"
+        if _is_reviewed(found):
+            return f"Final: reviewed and {told}"
+        return f"Final: {told}{_tell_confirmed(found)}"
     if found.reader:
-        return f"Preliminary: reviewed by {who}, not signed"
+        if _is_reviewed(found):
+            return f"Preliminary: reviewed by {who}, not signed"
+        return f"Preliminary: in review by {who}, not signed{_tell_confirmed(found)}"
     return "Preliminary: pre-classified by software, not reviewed"
+
+
+def _is_reviewed(found: Differential) -> bool:
+    """Whether a person looked at each cell that was counted."""
+    return found.reviewed is not None and found.reviewed == found.cells
+
+
+def _tell_confirmed(found: Differential) -> str:
+    if found.reviewed is None:
+        return ""
+    cells = quantity(found.cells, "counted cell")
+    return f"; {found.reviewed:,} of {cells} confirmed one by one"
 
 
 def _summarise(found: Differential) -> str:
@@ -256,7 +274,8 @@ def _tell_reference(differences: Sequence[Difference], name: str) -> str:
 
 
 def _tell_foot(found: Differential) -> tuple[str, ...]:
-    errors = "" if found.reader else ", not the model's errors"
+    by_model = found.reader is None or (bool(found.model) and not _is_reviewed(found))
+    errors = ", not the model's errors" if by_model else ""
     foot = [
         f"Limits: exact (Clopper–Pearson), 95 %; they hold the chance of which cells are looked at"
         f"{errors}. Nucleated red cells are given per 100 leukocytes; platelets and unidentified "
