@@ -47,6 +47,7 @@ def predict(
     from leuko.engine import count_cores
     from leuko.progress import Console
     from leuko.use.answers import check_kind
+    from leuko.use.inputs import check_named
     from leuko.use.maps import check_folder, write_maps
     from leuko.use.predictor import load
 
@@ -55,6 +56,7 @@ def predict(
     if maps is not None:
         check_folder(maps)
     _check_scale(scale)
+    check_named(images)
     console = Console(sys.argv[1:])
     predictor = load(model)
 
