@@ -313,7 +313,14 @@ def test_which_folders_are_slides(slides: Path):
     one, two = slides / "one", slides / "two"
     nameless = Reference("r", {"": {"x": 1}})
     both = Reference("r", {"one": {"x": 1}, "elsewhere": {"x": 1}})
-    assert find_slides(slides, None, several=False)[0] == {slides.name: slides}
+    whole, notes = find_slides(slides, None, several=False)
+    assert whole == {slides.name: slides}
+    assert notes == [
+        "The images lie in 2 folders (one, two) and are counted as one slide; --several counts "
+        "each folder in it by itself."
+    ]
+    assert not find_slides(one, None, several=False)[1]
+    assert not find_slides(slides, both, several=False)[1][1:], "empty holds no images, no more"
     assert find_slides(slides, None, several=True)[0] == {"one": one, "two": two}
     assert find_slides(slides, both, several=False)[0] == {"one": one, "two": two}
     assert find_slides(one, both, several=False)[0] == {"one": one}
