@@ -25,6 +25,7 @@ from leuko.errors import (
     NoImagesError,
     OutputError,
     SettingsError,
+    StorageError,
     UnknownNameError,
 )
 from leuko.judgement.agreement import (
@@ -33,6 +34,7 @@ from leuko.judgement.agreement import (
     measure_agreement,
     measure_detection,
 )
+from leuko.storage import write_atomically
 from leuko.use import differential_pdf
 from leuko.use.differential import RESEARCH_USE, Differential, count_differential
 from leuko.use.differential_page import write_comparison_page, write_page
@@ -410,6 +412,24 @@ def test_the_library_gives_the_same_as_the_command(model: Path, slides: Path, ca
     printed = capsys.readouterr().out
     assert [r["count"] for r in csv.DictReader(io.StringIO(printed)) if r["sort"] == "leukocyte"] \
         == [str(row.count) for row in found[0].rows]  # fmt: skip
+
+
+def test_after_a_full_disk_the_same_command_can_be_given_again(
+    model: Path, slides: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def fail(path: Path, content: bytes) -> Path:
+        if path.suffix == ".pdf":
+            raise StorageError("no space left")
+        return write_atomically(path, content)
+
+    words = ["differential", str(slides / "one"), "--model", str(model), "--out"]
+    words.append(str(tmp_path / "out"))
+    with monkeypatch.context() as full:
+        full.setattr("leuko.use.slides.write_atomically", fail)
+        assert main(words) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(words) == 0
 
 
 def test_wrong_use_is_told_before_any_work(slides: Path, tmp_path: Path, capsys):

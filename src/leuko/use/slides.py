@@ -17,7 +17,7 @@ from typing import Any
 
 from leuko.data.folders import holds_images, is_folder, list_folders, walk_folders
 from leuko.errors import LabelTableError, NoImagesError, OutputError, SettingsError
-from leuko.storage import explain_storage_faults, write_atomically
+from leuko.storage import explain_storage_faults, fill_folder, write_atomically
 from leuko.use.answers import Predictions
 from leuko.use.differential import RESEARCH_USE, TARGET, Differential, count_predictions
 from leuko.use.differential_table import write_comparison_csv, write_csv
@@ -115,12 +115,11 @@ class Slides:
                     ".csv or .json."
                 )
             return [write_atomically(place, self._render_slide(0, kind))]
-        return self._fill(place)
+        with fill_folder(place):
+            return self._fill(place)
 
     def _fill(self, folder: Path) -> list[Path]:
         """Everything: the slide's files, or a folder for each slide and what is of all."""
-        with explain_storage_faults(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
         for number, one in enumerate(self.differentials):
             own = folder if self._is_single() else folder / one.slide
