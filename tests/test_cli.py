@@ -233,6 +233,28 @@ def test_clean_writes_a_set_that_every_command_reads(small: Path, tmp_path: Path
     assert main(["clean", str(small), "--out", str(tmp_path / "c")]) == 2
 
 
+def test_no_folder_is_not_an_unfinished_run(tmp_path: Path, capsys):
+    assert main(["report", str(tmp_path / "nosuch")]) == 1
+    told = capsys.readouterr().err
+    assert "There is no folder" in told
+    assert "--resume" not in told
+    assert main(["report", str(tmp_path)]) == 1
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_stop_has_a_code_that_the_documentation_names(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leuko.run.describe_environment", stop)
+    assert main(["doctor"]) == 130
+    assert "stopped" in capsys.readouterr().err
+    main(["--help"])
+    assert "130 stopped by Ctrl-C" in " ".join(capsys.readouterr().out.split())
+    docs = Path(__file__).parent.parent / "docs" / "commands.md"
+    assert "130 stopped by Ctrl-C" in docs.read_text("utf-8")
+
+
 def test_the_shipped_model_has_a_name(small: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export", "default"]) == 0

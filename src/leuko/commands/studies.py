@@ -23,7 +23,7 @@ from leuko.commands.options import (
     Data,
     Protocol,
 )
-from leuko.errors import SettingsError, StorageError
+from leuko.errors import DataError, SettingsError, StorageError
 
 
 def compare(
@@ -262,6 +262,8 @@ def report(run: Path, /) -> int:
     """
     from leuko.judgement.transfer_page import write_any_report
 
+    if not run.exists():
+        raise DataError(f"There is no folder {run}; expected the run folder of a leuko compare.")
     sys.stdout.write(f"{write_any_report(run)}\n")
     return 0
 
