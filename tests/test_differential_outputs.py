@@ -287,6 +287,35 @@ def test_slides_become_a_method(compared):
     json.dumps(comparison.to_json(), allow_nan=False)
 
 
+def test_a_class_that_the_table_leaves_out_is_no_zero_and_it_says_so():
+    found = [
+        count_differential({"neutrophil": 150, "monocyte": 40 - i, "ig": 5}, slide=name)
+        for i, name in enumerate("ab")
+    ]
+    table = {
+        "a": {"neutrophil": 150, "monocyte": 30},
+        "b": {"neutrophil": 180, "band": 3},
+    }
+    comparison = compare_slides(found, Reference("r.csv", table))
+    told = {text.split(":")[0]: text for text in comparison.left_out}
+    assert "1 of 2 slides has it on one side only: write 0 in the reference" in told["monocyte"]
+    assert told["ig"].endswith("the reference doesn't name it")
+    assert told["band"].endswith("the model has no such class")
+    counted = {m.label: m.agreement for m in comparison.methods}
+    assert (counted["neutrophil"].slides, counted["monocyte"].slides) == (2, 1)
+    assert counted["neutrophil"].correlation.value is None, "any two points lie on a line"
+    table["b"]["monocyte"] = 0
+    again = compare_slides(found, Reference("r.csv", table))
+    assert {m.label: m.agreement.slides for m in again.methods}["monocyte"] == 2
+    assert not any("monocyte" in text for text in again.left_out)
+    third = count_differential({"neutrophil": 90, "monocyte": 60}, slide="c")
+    table["c"] = {"neutrophil": 150, "monocyte": 10}
+    page = write_comparison_page(
+        compare_slides([*found, third], Reference("r", table)), [*found, third]
+    )
+    assert "<td>\u22120." in page, "a correlation below 0 has a true minus"
+
+
 def test_a_comparison_can_be_read_by_people_and_programs(compared):
     comparison, found = compared
     page = write_comparison_page(comparison, found)

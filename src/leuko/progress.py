@@ -246,6 +246,7 @@ class Console(Watcher):
 
     def conclude_differential(self, found: Slides, out: Path | None) -> None:
         """Prints each slide as a table, then what was set aside and where everything is."""
+        from leuko.judgement.findings import quantity
         from leuko.use.sheet import lay_out, tell_signed, tell_signed_range
 
         for note in found.notes:
@@ -271,6 +272,8 @@ class Console(Watcher):
                 bias = m.agreement.bias
                 limits = f" ({tell_signed_range(bias)})" if bias.low is not None else ""
                 told = f"bias {tell_signed(bias.value)}{limits} points"
+                if m.agreement.slides < len(found.comparison.slides):
+                    told += f", on {quantity(m.agreement.slides, 'slide')}"
                 self._print(f"{m.label:22}{m.way:11}{told}")
             for told in found.comparison.left_out:
                 self._print(f"not compared: {told}")

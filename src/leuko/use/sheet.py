@@ -149,8 +149,8 @@ def shorten(words: str, most: int = WORDS) -> str:
 
 
 def tell_number(value: float | None, digits: int = 1) -> str:
-    """With one decimal; a dash for none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """With one decimal and a true minus; a dash for none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def tell_range(low: float | None, high: float | None) -> str:
