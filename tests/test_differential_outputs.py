@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ from leuko.judgement.agreement import (
     measure_agreement,
     measure_detection,
 )
+from leuko.progress import Console
 from leuko.storage import write_atomically
 from leuko.use import differential_pdf
 from leuko.use.differential import RESEARCH_USE, Differential, count_differential
@@ -89,6 +91,34 @@ def test_the_pdf_is_one_page_the_same_each_time_and_says_what_the_page_says(host
     assert RESEARCH_USE in text
     assert "<script>" in text, "shown as it is written, not obeyed"
     assert "2026-03-01 09:30" in text
+
+
+def test_page_and_pdf_say_in_words_what_is_a_code_elsewhere():
+    found = count_differential(
+        {"neutrophil": 1, "ig": 0, "platelet": 4}, pictures=1, unidentified={"doubt": 1},
+        set_aside=[("in/a.txt", "not_an_image"), *((f"{i}.png", "truncated") for i in range(4))],
+    )  # fmt: skip
+    pdf = PdfReader(io.BytesIO(write_pdf(found))).pages[0].extract_text()
+    for told in (write_page(found), pdf):
+        words = " ".join(re.sub("<[^>]*>", " ", told).split())
+        assert "1 leukocyte of 200 wanted · 1 picture ·" in words
+        assert "Only 1 leukocyte was counted" in words
+        assert "a.txt: expected JPEG, PNG, BMP or TIFF" in words
+        assert "expected a complete file 4" in words
+        assert not re.search("not_an_image|truncated|0.png|in/a.txt", words)
+        assert "ig (immature granulocytes)." in words
+    assert "1 leukocyte was counted" in write_fhir(found)["entry"][0]["resource"]["conclusion"]
+    without = write_page(count_differential({"neutrophil": 1, "big": 2}))
+    assert "immature" not in without
+
+
+def test_the_terminal_shows_what_is_no_leukocyte(capsys):
+    found = count_differential({"neutrophil": 1, "ig": 2, "platelet": 4}, slide="s")
+    Console([]).conclude_differential(Slides((found,), (), {}, None, "", ()), None)
+    told = capsys.readouterr().err
+    assert "Not leukocytes, no part of the 100 %: platelet 4\n" in told
+    assert "ig (immature granulocytes).\n" in told
+    assert "s: 3 leukocytes of 200" in told
 
 
 def test_very_many_classes_still_fit_on_one_page():

@@ -247,14 +247,14 @@ class Console(Watcher):
     def conclude_differential(self, found: Slides, out: Path | None) -> None:
         """Prints each slide as a table, then what was set aside and where everything is."""
         from leuko.judgement.findings import quantity
-        from leuko.use.sheet import lay_out, tell_signed, tell_signed_range
+        from leuko.use.sheet import OTHERS, lay_out, tell_signed, tell_signed_range
 
         for note in found.notes:
             self._print(note)
         for one in found:
             sheet = lay_out(one, found.differences.get(one.slide, ()), found.reference)
             head = f"{'%':>7}  {'95 % limits':11}" + "  corrected" * sheet.corrected
-            self._print(f"\n{sheet.slide}: {sheet.cells} leukocytes {sheet.summary}")
+            self._print(f"\n{sheet.slide}: {sheet.cells} {sheet.counted} {sheet.summary}")
             self._print(f"{'':22}{'cells':>7}{head}")
             for line in (*sheet.lines, *sheet.red):
                 corrected = f"  {line.corrected} ({line.corrected_limits})" * bool(line.corrected)
@@ -262,6 +262,11 @@ class Console(Watcher):
                 self._print(f"{line.label:22}{line.cells:>7}{shares}")
             if sheet.red:
                 self._print(f"per 100 leukocytes: {', '.join(line.label for line in sheet.red)}")
+            for aside in (a for a in sheet.asides if a.title == OTHERS):
+                counts = ", ".join(f"{label} {n}" for label, n in aside.reasons)
+                self._print(f"{aside.title}, no part of the 100 %: {counts}")
+            if sheet.legend:
+                self._print(sheet.legend)
             for told in (*sheet.warnings, *sheet.notes, *filter(None, [sheet.reference])):
                 self._print(told)
             for image, reason in one.set_aside:

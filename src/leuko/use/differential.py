@@ -372,7 +372,7 @@ def _correct(
     return shares, Correction(
         True,
         "Corrected for how often this model takes one class for another, by the likeliest class "
-        f"of all {sum(answers):,} cells, doubtful ones too. The errors were counted on "
+        f"of all {quantity(sum(answers), 'cell')}, doubtful ones too. The errors were counted on "
         f"{record.cells:,} cells ({record.source}); that they are the same on this slide is an "
         f"assumption. Limits from {DRAWS:,} draws of slide and test.",
         cells=record.cells,
@@ -409,7 +409,8 @@ def _flag_number(cells: int, target: int) -> list[Flag]:
     if not cells:
         return [Flag("no_cells", WARNING, "No leukocyte was counted: there is no differential.")]
     if cells < FEW:
-        text = f"Only {cells} leukocytes were counted, fewer than {FEW}: the limits are wide."
+        told = f"{quantity(cells, 'leukocyte')} {'was' if cells == 1 else 'were'} counted"
+        text = f"Only {told}, fewer than {FEW}: the limits are wide."
         return [Flag("few_cells", WARNING, text)]
     if cells < TARGET:
         text = (
@@ -436,7 +437,8 @@ def _flag_doubts(
         return []
     all_cells = cells + doubtful + sum(one.count for one in beside)
     text = (
-        f"Unidentified: {doubtful:,} of {all_cells:,} cells ({_tell_share(doubtful / all_cells)}), "
+        f"Unidentified: {doubtful:,} of {quantity(all_cells, 'cell')} "
+        f"({_tell_share(doubtful / all_cells)}), "
         "no part of the percentages"
     )
     usual = record.unidentified if record and reader is None else None

@@ -147,7 +147,8 @@ def _describe(found: Differential) -> str:
     """The conclusion: what isn't in the observations."""
     said = [
         RESEARCH_USE,
-        f"{found.cells} leukocytes were counted, {found.target} were wanted.",
+        f"{found.cells} {'leukocyte was' if found.cells == 1 else 'leukocytes were'} counted, "
+        f"{found.target} were wanted.",
         f"Unidentified: {sum(found.unidentified.values())}. "
         f"Rejected: {sum(found.rejected.values())}. "
         f"Files that couldn't be read: {len(found.set_aside)}.",

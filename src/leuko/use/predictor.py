@@ -38,7 +38,7 @@ from leuko.use.maps import CellMap, map_cells
 
 NO_CELL = "no leukocyte was found"
 UNLIKE = "the picture is unlike those of stained cells"
-STRANGE = "the network takes it for nothing that it was trained on"
+STRANGE = "its features are far from those of every training cell"
 
 DEFAULT = "default"  # names the model that ships with Leuko
 
