@@ -217,6 +217,10 @@ def test_a_signature_says_no_more_than_what_was_reviewed():
     assert sheet.status.endswith("; 1 of 13 counted cells confirmed one by one")
     assert "reviewed" not in sheet.status
     assert "not the model's errors" in sheet.foot[0], "they are in what nobody looked at"
+    unknown = count_differential(counts, reader="A", signed=when, reviewed={"neutrophil": 1})
+    assert "not the model's errors" in lay_out(unknown).foot[0], "of a bundle that isn't at hand"
+    alone = count_differential(counts, reader="A", signed=when)
+    assert "model" not in lay_out(alone).foot[0], "a person's own count"
     whole = lay_out(every := sign(neutrophil=9, lymphocyte=4))
     assert whole.status.startswith("Final: reviewed and signed by A")
     assert "model's errors" not in whole.foot[0] + every.correction.text

@@ -333,6 +333,8 @@ def _tell_review(signed: bool, cells: int, reviewed: int | None) -> str:
         return (
             f"Not corrected, because {why}; how many cells were confirmed one by one isn't known."
         )
+    if not cells:
+        return "Not corrected: there is no leukocyte."
     if reviewed == cells:
         return "Not corrected: a person has confirmed each counted cell."
     left = cells - reviewed

@@ -302,7 +302,8 @@ def _tell_legend(found: Differential) -> str:
 
 
 def _tell_foot(found: Differential) -> tuple[str, ...]:
-    by_model = found.reader is None or (bool(found.model) and not _is_reviewed(found))
+    known = found.reviewed is not None or bool(found.model)  # else a person may have counted alone
+    by_model = found.reader is None or (known and not _is_reviewed(found))
     errors = ", not the model's errors" if by_model else ""
     foot = [
         f"Limits: exact (Clopper–Pearson), 95 %; they hold the chance of which cells are looked at"
