@@ -16,6 +16,7 @@ from leuko.cli import main
 from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_jpeg, encode_png
 from leuko.progress import resume_command
+from leuko.use.predictor import find_default
 
 # The first study below has the leak meter; it doubles the time of a small one.
 QUICK = [
@@ -230,6 +231,50 @@ def test_clean_writes_a_set_that_every_command_reads(small: Path, tmp_path: Path
     steps = json.loads(capsys.readouterr().out)["steps"]
     assert steps[-1]["counts_after"] == {"EOSINOPHIL": 6, "LYMPHOCYTE": 6}
     assert main(["clean", str(small), "--out", str(tmp_path / "c")]) == 2
+
+
+def test_no_folder_is_not_an_unfinished_run(tmp_path: Path, capsys):
+    assert main(["report", str(tmp_path / "nosuch")]) == 1
+    told = capsys.readouterr().err
+    assert "There is no folder" in told
+    assert "--resume" not in told
+    assert main(["report", str(tmp_path)]) == 1
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_stop_has_a_code_that_the_documentation_names(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leuko.run.describe_environment", stop)
+    assert main(["doctor"]) == 130
+    assert "stopped" in capsys.readouterr().err
+    main(["--help"])
+    assert "130 stopped by Ctrl-C" in " ".join(capsys.readouterr().out.split())
+    docs = Path(__file__).parent.parent / "docs" / "commands.md"
+    assert "130 stopped by Ctrl-C" in docs.read_text("utf-8")
+
+
+def test_the_shipped_model_has_a_name(small: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "default"]) == 0
+    assert capsys.readouterr().out == "default.onnx\n"
+    assert (tmp_path / "default.onnx").read_bytes() == (find_default() / "model.onnx").read_bytes()
+    picture = str(small / "LYMPHOCYTE" / "0.png")
+    assert main(["predict", picture]) == 0
+    answers = capsys.readouterr().out
+    assert main(["predict", picture, "--model", "default"]) == 0
+    assert capsys.readouterr().out == answers
+    # The set is refused, not the model.
+    for words in (["evaluate", "default", "nowhere"], ["adapt", "default", "nowhere", "--out=x"]):
+        assert main(words) == 1
+        told = capsys.readouterr().err
+        assert "nowhere" in told
+        assert "bundle" not in told
+    # What lies there under that name is what is meant.
+    (tmp_path / "default").mkdir()
+    assert main(["predict", picture, "--model", "default"]) == 1
+    assert "There is no bundle in default: bundle.json is missing" in capsys.readouterr().err
 
 
 def test_doctor_knows_this_machine(capsys):

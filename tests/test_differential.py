@@ -16,9 +16,11 @@ from leuko.judgement.prevalence import correct_prevalence
 from leuko.learning.bundle import load_bundle
 from leuko.use.answers import Answer, Predictions, SetAside
 from leuko.use.differential import Differential, count_differential, count_predictions
+from leuko.use.fhir import write_fhir
 from leuko.use.kinds import find_code, order_classes, sort_class
 from leuko.use.predictor import find_default
 from leuko.use.record import Record, read_record
+from leuko.use.sheet import lay_out
 
 FIVE = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 RECORD = Record(
@@ -189,7 +191,7 @@ def test_who_signs_makes_it_final():
     read = count_differential(counts, reader="A. Reader", record=RECORD, likeliest=counts)
     assert (read.status, read.signed) == ("preliminary", None)
     assert read.rows[0].corrected is None
-    assert "a person has reviewed" in read.correction.text
+    assert read.correction.text.startswith("Not corrected, because a person reviews the cells")
     done = count_differential(counts, reader="A. Reader", signed=when)
     assert (done.status, done.signed) == ("final", "2026-03-01T12:00:00+00:00")
     with pytest.raises(SettingsError, match="signed by nobody"):
@@ -198,6 +200,33 @@ def test_who_signs_makes_it_final():
         count_differential(counts, reader="A", signed=when.replace(tzinfo=None))
     with pytest.raises(ShapeError, match="-1 cells of 'x'"):
         count_differential({"x": -1})
+
+
+def test_a_signature_says_no_more_than_what_was_reviewed():
+    counts = {"neutrophil": 9, "lymphocyte": 4, "platelet": 5}
+    when = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def sign(**reviewed: int) -> Differential:
+        return count_differential(counts, reader="A", signed=when, record=RECORD, reviewed=reviewed)
+
+    one = sign(neutrophil=1, platelet=5)
+    assert (one.reviewed, one.to_json()["reviewed"]) == (1, 1), "of the 13 leukocytes"
+    told = "12 of the 13 counted cells were not confirmed one by one; not corrected, because a"
+    assert told in one.correction.text
+    sheet = lay_out(one)
+    assert sheet.status.endswith("; 1 of 13 counted cells confirmed one by one")
+    assert "reviewed" not in sheet.status
+    assert "not the model's errors" in sheet.foot[0], "they are in what nobody looked at"
+    unknown = count_differential(counts, reader="A", signed=when, reviewed={"neutrophil": 1})
+    assert "not the model's errors" in lay_out(unknown).foot[0], "of a bundle that isn't at hand"
+    alone = count_differential(counts, reader="A", signed=when)
+    assert "model" not in lay_out(alone).foot[0], "a person's own count"
+    whole = lay_out(every := sign(neutrophil=9, lymphocyte=4))
+    assert whole.status.startswith("Final: reviewed and signed by A")
+    assert "model's errors" not in whole.foot[0] + every.correction.text
+    assert "12 of the 13 counted cells" in write_fhir(one)["entry"][0]["resource"]["conclusion"]
+    with pytest.raises(ShapeError, match="5 reviewed cells of 'lymphocyte', but 4 counted"):
+        sign(lymphocyte=5)
 
 
 def test_answers_of_a_model_are_counted_by_state():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from leuko.errors import (
     NoImagesError,
     OutputError,
     SettingsError,
+    StorageError,
     UnknownNameError,
 )
 from leuko.judgement.agreement import (
@@ -33,6 +35,8 @@ from leuko.judgement.agreement import (
     measure_agreement,
     measure_detection,
 )
+from leuko.progress import Console
+from leuko.storage import write_atomically
 from leuko.use import differential_pdf
 from leuko.use.differential import RESEARCH_USE, Differential, count_differential
 from leuko.use.differential_page import write_comparison_page, write_page
@@ -87,6 +91,34 @@ def test_the_pdf_is_one_page_the_same_each_time_and_says_what_the_page_says(host
     assert RESEARCH_USE in text
     assert "<script>" in text, "shown as it is written, not obeyed"
     assert "2026-03-01 09:30" in text
+
+
+def test_page_and_pdf_say_in_words_what_is_a_code_elsewhere():
+    found = count_differential(
+        {"neutrophil": 1, "ig": 0, "platelet": 4}, pictures=1, unidentified={"doubt": 1},
+        set_aside=[("in/a.txt", "not_an_image"), *((f"{i}.png", "truncated") for i in range(4))],
+    )  # fmt: skip
+    pdf = PdfReader(io.BytesIO(write_pdf(found))).pages[0].extract_text()
+    for told in (write_page(found), pdf):
+        words = " ".join(re.sub("<[^>]*>", " ", told).split())
+        assert "1 leukocyte of 200 wanted · 1 picture ·" in words
+        assert "Only 1 leukocyte was counted" in words
+        assert "a.txt: expected JPEG, PNG, BMP or TIFF" in words
+        assert "expected a complete file 4" in words
+        assert not re.search("not_an_image|truncated|0.png|in/a.txt", words)
+        assert "ig (immature granulocytes)." in words
+    assert "1 leukocyte was counted" in write_fhir(found)["entry"][0]["resource"]["conclusion"]
+    without = write_page(count_differential({"neutrophil": 1, "big": 2}))
+    assert "immature" not in without
+
+
+def test_the_terminal_shows_what_is_no_leukocyte(capsys):
+    found = count_differential({"neutrophil": 1, "ig": 2, "platelet": 4}, slide="s")
+    Console([]).conclude_differential(Slides((found,), (), {}, None, "", ()), None)
+    told = capsys.readouterr().err
+    assert "Not leukocytes, no part of the 100 %: platelet 4\n" in told
+    assert "ig (immature granulocytes).\n" in told
+    assert "s: 3 leukocytes of 200" in told
 
 
 def test_very_many_classes_still_fit_on_one_page():
@@ -285,6 +317,35 @@ def test_slides_become_a_method(compared):
     json.dumps(comparison.to_json(), allow_nan=False)
 
 
+def test_a_class_that_the_table_leaves_out_is_no_zero_and_it_says_so():
+    found = [
+        count_differential({"neutrophil": 150, "monocyte": 40 - i, "ig": 5}, slide=name)
+        for i, name in enumerate("ab")
+    ]
+    table = {
+        "a": {"neutrophil": 150, "monocyte": 30},
+        "b": {"neutrophil": 180, "band": 3},
+    }
+    comparison = compare_slides(found, Reference("r.csv", table))
+    told = {text.split(":")[0]: text for text in comparison.left_out}
+    assert "1 of 2 slides has it on one side only: write 0 in the reference" in told["monocyte"]
+    assert told["ig"].endswith("the reference doesn't name it")
+    assert told["band"].endswith("the model has no such class")
+    counted = {m.label: m.agreement for m in comparison.methods}
+    assert (counted["neutrophil"].slides, counted["monocyte"].slides) == (2, 1)
+    assert counted["neutrophil"].correlation.value is None, "any two points lie on a line"
+    table["b"]["monocyte"] = 0
+    again = compare_slides(found, Reference("r.csv", table))
+    assert {m.label: m.agreement.slides for m in again.methods}["monocyte"] == 2
+    assert not any("monocyte" in text for text in again.left_out)
+    third = count_differential({"neutrophil": 90, "monocyte": 60}, slide="c")
+    table["c"] = {"neutrophil": 150, "monocyte": 10}
+    page = write_comparison_page(
+        compare_slides([*found, third], Reference("r", table)), [*found, third]
+    )
+    assert "<td>\u22120." in page, "a correlation below 0 has a true minus"
+
+
 def test_a_comparison_can_be_read_by_people_and_programs(compared):
     comparison, found = compared
     page = write_comparison_page(comparison, found)
@@ -313,7 +374,14 @@ def test_which_folders_are_slides(slides: Path):
     one, two = slides / "one", slides / "two"
     nameless = Reference("r", {"": {"x": 1}})
     both = Reference("r", {"one": {"x": 1}, "elsewhere": {"x": 1}})
-    assert find_slides(slides, None, several=False)[0] == {slides.name: slides}
+    whole, notes = find_slides(slides, None, several=False)
+    assert whole == {slides.name: slides}
+    assert notes == [
+        "The images lie in 2 folders (one, two) and are counted as one slide; --several counts "
+        "each folder in it by itself."
+    ]
+    assert not find_slides(one, None, several=False)[1]
+    assert not find_slides(slides, both, several=False)[1][1:], "empty holds no images, no more"
     assert find_slides(slides, None, several=True)[0] == {"one": one, "two": two}
     assert find_slides(slides, both, several=False)[0] == {"one": one, "two": two}
     assert find_slides(one, both, several=False)[0] == {"one": one}
@@ -403,6 +471,24 @@ def test_the_library_gives_the_same_as_the_command(model: Path, slides: Path, ca
     printed = capsys.readouterr().out
     assert [r["count"] for r in csv.DictReader(io.StringIO(printed)) if r["sort"] == "leukocyte"] \
         == [str(row.count) for row in found[0].rows]  # fmt: skip
+
+
+def test_after_a_full_disk_the_same_command_can_be_given_again(
+    model: Path, slides: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def fail(path: Path, content: bytes) -> Path:
+        if path.suffix == ".pdf":
+            raise StorageError("no space left")
+        return write_atomically(path, content)
+
+    words = ["differential", str(slides / "one"), "--model", str(model), "--out"]
+    words.append(str(tmp_path / "out"))
+    with monkeypatch.context() as full:
+        full.setattr("leuko.use.slides.write_atomically", fail)
+        assert main(words) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(words) == 0
 
 
 def test_wrong_use_is_told_before_any_work(slides: Path, tmp_path: Path, capsys):

@@ -275,11 +275,34 @@ def test_what_cannot_be_answered_is_refused(model: Predictor, tmp_path: Path, sm
         gather(tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nofolder", "Check the path"), ("*.jpg", "no file fits it"), (r"a\x.jpg", "separated by /")],
+)
+def test_what_was_named_and_is_not_there_is_refused(
+    model: Predictor, smear: Path, tmp_path: Path, monkeypatch, capsys, name: str, says: str
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", str(model.bundle.path), "--out", "cells.csv"]
+    for named in ([name], [str(smear / "b.png"), name]):
+        assert main(["predict", *named, *words]) == 1
+        told = capsys.readouterr()
+        assert not told.out
+        assert f"There is no {name}; expected" in told.err
+        assert says in told.err
+    assert not list(tmp_path.iterdir())
+    # Within what exists a missing file is set aside, as any that can't be read.
+    (tmp_path / "list.csv").write_text("image\nlost.png\n")
+    assert main(["predict", "list.csv", *words]) == 3
+    assert "set aside: lost.png (not_found)" in capsys.readouterr().err
+
+
 def test_without_a_shipped_model_it_is_said_what_to_do(monkeypatch, tmp_path: Path, capsys):
     monkeypatch.setattr("leuko.use.predictor.files", lambda _: tmp_path)
     with pytest.raises(BundleError, match="leuko train DATA --out BUNDLE"):
         load()
-    assert main(["predict", "x.png"]) == 1
+    (tmp_path / "x.png").write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8)))
+    assert main(["predict", str(tmp_path / "x.png")]) == 1
     assert "ships no model" in capsys.readouterr().err
 
 

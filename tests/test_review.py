@@ -104,9 +104,12 @@ def test_from_an_image_to_a_signature(client: TestClient):
     assert counts["reviewed"]["pictures"] == 2
     assert counts["machine"]["reader"] is None
     assert counts["reviewed"]["reader"] == "A"
+    assert counts["reviewed"]["reviewed"] == 1, "of the counted cells one was looked at"
+    assert "one by one; not corrected" in counts["reviewed"]["correction"]["text"]
     slide.change("confirm", *slide.ids())
     after = client.get(f"{slide.path}/differential").json()["reviewed"]
     assert after["cells"] + sum(b["count"] for b in after["beside"]) == len(cells)
+    assert after["reviewed"] == after["cells"]
     assert slide.sign(revision=0).status_code == 409
     signed = slide.sign()
     assert signed.json()["signed"]["name"] == "A"

@@ -12,6 +12,7 @@ import pytest
 
 from leuko.errors import OutputError, ResumeError, StorageError
 from leuko.run import (
+    check_run_folder,
     check_same,
     describe_environment,
     lock_run,
@@ -19,7 +20,7 @@ from leuko.run import (
     read_config,
     write_config,
 )
-from leuko.storage import check_free_space, write_atomically
+from leuko.storage import RUN, check_free_space, fill_folder, write_atomically
 
 
 def test_a_name_is_taken_once(tmp_path: Path, monkeypatch):
@@ -87,6 +88,42 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
         write_atomically(path, half)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_names_resume_only_where_there_is_a_run(tmp_path: Path):
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run / "figures", other):
+        folder.mkdir(parents=True)
+    for name in RUN:
+        (run / name).touch()
+    with pytest.raises(StorageError, match=f"goes on with --resume {run}"):
+        write_atomically(run / "figures" / "a", fail)
+    with pytest.raises(StorageError, match="delete the folder if a new one was begun") as told:
+        write_atomically(other / "a", fail)
+    assert "--resume" not in str(told.value)
+    (other / "b").touch()
+    with pytest.raises(OutputError, match="delete it if it isn't needed"):
+        check_run_folder(other)
+    with pytest.raises(OutputError, match=f"--resume {run}"):
+        check_run_folder(run)
+
+
+def test_a_folder_that_could_not_be_filled_is_as_it_was(tmp_path: Path):
+    new, empty, full = (tmp_path / name for name in ("new", "empty", "full"))
+    empty.mkdir()
+    full.mkdir()
+    (full / "mine").touch()
+    for folder in (new, empty, full):
+        with pytest.raises(StorageError), fill_folder(folder):  # noqa: PT012
+            (folder / "inner").mkdir()
+            (folder / "inner" / "a").touch()
+            raise StorageError("no space left")
+    assert not new.exists()
+    assert not list(empty.iterdir())
+    assert (full / "mine").exists()
 
 
 @pytest.mark.parametrize(

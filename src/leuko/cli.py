@@ -32,7 +32,8 @@ app = App(
     suppress_keyboard_interrupt=False,
     help_epilogue="Every command takes --debug (show tracebacks) and --config FILE.toml. "
     "A setting comes from, first to last: default, file, environment (LEUKO_SIZE=96), command "
-    "line. Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but some files were set aside.",
+    "line. Exit codes: 0 done, 1 failed, 2 wrong use, 3 done but some files were set aside, "
+    "130 stopped by Ctrl-C.",
 )
 
 

@@ -246,14 +246,15 @@ class Console(Watcher):
 
     def conclude_differential(self, found: Slides, out: Path | None) -> None:
         """Prints each slide as a table, then what was set aside and where everything is."""
-        from leuko.use.sheet import lay_out, tell_signed, tell_signed_range
+        from leuko.judgement.findings import quantity
+        from leuko.use.sheet import OTHERS, lay_out, tell_signed, tell_signed_range
 
         for note in found.notes:
             self._print(note)
         for one in found:
             sheet = lay_out(one, found.differences.get(one.slide, ()), found.reference)
             head = f"{'%':>7}  {'95 % limits':11}" + "  corrected" * sheet.corrected
-            self._print(f"\n{sheet.slide}: {sheet.cells} leukocytes {sheet.summary}")
+            self._print(f"\n{sheet.slide}: {sheet.cells} {sheet.counted} {sheet.summary}")
             self._print(f"{'':22}{'cells':>7}{head}")
             for line in (*sheet.lines, *sheet.red):
                 corrected = f"  {line.corrected} ({line.corrected_limits})" * bool(line.corrected)
@@ -261,6 +262,11 @@ class Console(Watcher):
                 self._print(f"{line.label:22}{line.cells:>7}{shares}")
             if sheet.red:
                 self._print(f"per 100 leukocytes: {', '.join(line.label for line in sheet.red)}")
+            for aside in (a for a in sheet.asides if a.title == OTHERS):
+                counts = ", ".join(f"{label} {n}" for label, n in aside.reasons)
+                self._print(f"{aside.title}, no part of the 100 %: {counts}")
+            if sheet.legend:
+                self._print(sheet.legend)
             for told in (*sheet.warnings, *sheet.notes, *filter(None, [sheet.reference])):
                 self._print(told)
             for image, reason in one.set_aside:
@@ -271,6 +277,8 @@ class Console(Watcher):
                 bias = m.agreement.bias
                 limits = f" ({tell_signed_range(bias)})" if bias.low is not None else ""
                 told = f"bias {tell_signed(bias.value)}{limits} points"
+                if m.agreement.slides < len(found.comparison.slides):
+                    told += f", on {quantity(m.agreement.slides, 'slide')}"
                 self._print(f"{m.label:22}{m.way:11}{told}")
             for told in found.comparison.left_out:
                 self._print(f"not compared: {told}")

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from leuko.errors import StorageError
+
+# Both lie in the folder of a run that can be continued: see `leuko.run`.
+RUN = ("config.toml", "environment.json")
 
 
 def write_atomically(path: Path, content: bytes | str | Callable[[Path], None]) -> Path:
@@ -70,7 +74,7 @@ def _describe(path: Path, error: Exception) -> str:
     if full:
         return (
             f"{path} could not be written: no space left ({free_bytes(path) / 1e6:.0f} MB free). "
-            "Nothing that was written before is lost. Free some space, then continue with --resume."
+            f"{_advise(path)}"
         )
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return (
@@ -80,10 +84,44 @@ def _describe(path: Path, error: Exception) -> str:
     return f"{path} could not be written: {error}."
 
 
+def _advise(path: Path) -> str:
+    """What to do about a full disk. Only a run that its settings lie in can be continued."""
+    for folder in (path, *path.parents):
+        if all((folder / name).is_file() for name in RUN):
+            return (
+                "Nothing that was written before is lost. Free some space, then run it again; a "
+                f"run that was begun goes on with --resume {folder}."
+            )
+    return "Free some space, delete the folder if a new one was begun, and run it again."
+
+
+@contextmanager
+def fill_folder(folder: Path) -> Iterator[Path]:
+    """Makes a folder for files that belong together, and on a full disk leaves none of them.
+
+    What is half there would be refused when the same is asked for again. Nothing is removed from a
+    folder that held something before.
+    """
+    with explain_storage_faults(folder):
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    try:
+        yield folder
+    except StorageError:
+        if empty:
+            for inside in folder.iterdir():
+                if inside.is_dir() and not inside.is_symlink():
+                    shutil.rmtree(inside, ignore_errors=True)
+                else:
+                    inside.unlink(missing_ok=True)
+            if new:
+                folder.rmdir()
+        raise
+
+
 def free_bytes(path: Path) -> int:
     """Free space of the file system that holds `path` or its nearest existing parent."""
-    import shutil
-
     existing = path.absolute()
     while not existing.exists():
         existing = existing.parent

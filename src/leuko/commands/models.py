@@ -34,7 +34,8 @@ def predict(
     images:
         Images, folders, and CSV files with a column image.
     model:
-        A bundle that leuko train wrote. [default: the one that ships with Leuko]
+        A bundle that leuko train wrote; default names the one that ships with Leuko.
+        [default: that one]
     scale:
         Pixels per µm. [default: measured from the red cells, once for each picture size]
     out:
@@ -47,6 +48,7 @@ def predict(
     from leuko.engine import count_cores
     from leuko.progress import Console
     from leuko.use.answers import check_kind
+    from leuko.use.inputs import check_named
     from leuko.use.maps import check_folder, write_maps
     from leuko.use.predictor import load
 
@@ -55,6 +57,7 @@ def predict(
     if maps is not None:
         check_folder(maps)
     _check_scale(scale)
+    check_named(images)
     console = Console(sys.argv[1:])
     predictor = load(model)
 
@@ -102,7 +105,8 @@ def differential(
     folder:
         Images of one slide; with --several, a folder for each slide.
     model:
-        A bundle that leuko train wrote. [default: the one that ships with Leuko]
+        A bundle that leuko train wrote; default names the one that ships with Leuko.
+        [default: that one]
     reference:
         A CSV of reference counts: columns class,count or slide,class,count, or one per class. If
         its slides are folders in FOLDER, each is one slide.
@@ -177,7 +181,7 @@ def evaluate(
     Parameters
     ----------
     bundle:
-        That leuko train wrote.
+        That leuko train wrote; default names the one that ships with Leuko.
     data:
         A labelled set, as for leuko compare.
     map_:
@@ -198,11 +202,12 @@ def evaluate(
     """
     from leuko.evaluation import evaluate as judge
     from leuko.progress import Console
+    from leuko.use.predictor import find_bundle
 
     console = Console(sys.argv[1:])
     found = judge(
-        bundle, data, out=out, write=True, map=map_, groups=groups, seed=seed, workers=workers,
-        watcher=console, command=["leuko", *sys.argv[1:]],
+        find_bundle(bundle), data, out=out, write=True, map=map_, groups=groups, seed=seed,
+        workers=workers, watcher=console, command=["leuko", *sys.argv[1:]],
     )  # fmt: skip
     console.conclude_evaluation(found)
     if as_json:
@@ -231,7 +236,7 @@ def adapt(
     Parameters
     ----------
     bundle:
-        That leuko train wrote; it isn't changed.
+        That leuko train wrote, or default for the one that ships with Leuko; it isn't changed.
     data:
         Labelled images of the new microscope: class folders, a CSV with columns
         image,label[,group], or a Kaggle blood-cells folder.
@@ -253,11 +258,12 @@ def adapt(
     """
     from leuko.microscope import adapt as fit_to_microscope
     from leuko.progress import Console
+    from leuko.use.predictor import find_bundle
 
     console = Console(sys.argv[1:])
     found = fit_to_microscope(
-        bundle, data, out=out, map=map, recipe=recipe, groups=groups, seed=seed, report=report,
-        watcher=console,
+        find_bundle(bundle), data, out=out, map=map, recipe=recipe, groups=groups, seed=seed,
+        report=report, watcher=console,
     )  # fmt: skip
     if as_json:
         facts = {"bundle": str(found.bundle.path), "id": found.bundle.id, **found.facts}
@@ -281,7 +287,7 @@ def export(
     Parameters
     ----------
     bundle:
-        That leuko train wrote.
+        That leuko train wrote; default names the one that ships with Leuko.
     to:
         onnx, or openvino (its XML, and a BIN beside it; needs leuko[openvino]).
     int8:
@@ -295,7 +301,9 @@ def export(
         The file, which must not exist. [default: NAME.onnx or NAME.xml in the current folder]
     """
     from leuko.learning.exchange import FORMS, take_model
+    from leuko.use.predictor import find_bundle
 
+    bundle = find_bundle(bundle)
     place = Path(f"{bundle.resolve().stem}{FORMS.get(to, '')}") if out is None else out
     if int8 is None:
         for path in take_model(bundle, place, form=to):

@@ -35,7 +35,8 @@ def serve(
     Parameters
     ----------
     model:
-        A bundle that leuko train wrote. [default: the one that ships with Leuko]
+        A bundle that leuko train wrote; default names the one that ships with Leuko.
+        [default: that one]
     engine:
         onnxruntime, or openvino (needs leuko[openvino]); which is faster depends on the
         processor, and answers differ by rounding.

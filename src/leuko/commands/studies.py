@@ -23,7 +23,7 @@ from leuko.commands.options import (
     Data,
     Protocol,
 )
-from leuko.errors import SettingsError
+from leuko.errors import DataError, SettingsError, StorageError
 
 
 def compare(
@@ -99,7 +99,7 @@ def compare(
             command=["leuko", *sys.argv[1:]],
             **asked,
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageError):
         console.advise()
         raise
     if "laboratories" in result.results:
@@ -161,7 +161,7 @@ def pretrain(
             data, model=models, out=out, resume=resume, workers=workers,
             watcher=console, command=["leuko", *sys.argv[1:]], credit=credit, **asked,
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageError):
         console.advise()
         raise
     console.conclude(result.study)
@@ -243,7 +243,7 @@ def train(
             refit=refit, half=half, licence=licence, credits=credits, workers=workers,
             watcher=console, command=["leuko", *sys.argv[1:]], **asked,
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StorageError):
         console.advise()
         raise
     console.conclude_training(bundle)
@@ -262,6 +262,8 @@ def report(run: Path, /) -> int:
     """
     from leuko.judgement.transfer_page import write_any_report
 
+    if not run.exists():
+        raise DataError(f"There is no folder {run}; expected the run folder of a leuko compare.")
     sys.stdout.write(f"{write_any_report(run)}\n")
     return 0
 

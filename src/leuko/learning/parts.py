@@ -41,19 +41,21 @@ def read_parts(
 
     Args:
         path: The folder or zip.
-        names: Of all files that must be there.
+        names: Of all files that must be there; a folder without the first isn't taken for a bundle.
         optional: Of those that may be there; no other may be.
 
     Raises:
         BundleError: Something is missing, or there is something else.
     """
     if path.is_dir():
+        _check_folder(path, names[0])
         parts = _read_folder(path)
     elif path.is_file():
         parts = _read_zip(path)
     else:
         raise BundleError(
-            f"There is no bundle at {path}; expected a folder or a zip that leuko train wrote."
+            f"There is no bundle at {path}; expected a folder or a zip that leuko train wrote, or "
+            "the word default for the model that ships with Leuko."
         )
     others = sorted(set(parts) - {*names, *optional})
     for name in others:
@@ -185,6 +187,19 @@ def _read_header(name: str, data: bytes) -> dict[str, Any]:
     if length > len(data) - 8:
         raise BundleError(f"{name} ends too early; it was cut off. Copy the bundle again.")
     return read_json(name, data[8 : 8 + length])
+
+
+def _check_folder(path: Path, first: str) -> None:
+    """Any other folder, such as one of images, is told from a bundle that is damaged."""
+    try:
+        there = first in {file.name for file in path.iterdir()}
+    except OSError as error:
+        raise BundleError(f"{path} can't be read ({error.strerror}).") from None
+    if not there:
+        raise BundleError(
+            f"There is no bundle in {path}: {first} is missing. Expected a folder or a zip that "
+            "leuko train wrote, or the word default for the model that ships with Leuko."
+        )
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from leuko.service.records import SIGNED, Cell
+from leuko.service.records import REVIEWED, SIGNED, Cell
 from leuko.service.reviews import Reading
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED
 from leuko.use.differential import Differential, count_differential
@@ -73,6 +73,9 @@ def count_reviewed(
         rejected=refused + _count_empty(slide),
         reader=signed["name"] if signed else reading.outline["reader"] or None,
         signed=_to_time(signed["when"]) if signed else None,
+        reviewed=_name(
+            Counter(cell.label for cell in present if cell.counted and cell.state == REVIEWED)
+        ),
         made=_to_time(last),
         **_describe(slide),
     )

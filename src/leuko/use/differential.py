@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from leuko.errors import SettingsError, ShapeError
+from leuko.judgement.findings import quantity
 from leuko.judgement.metrics import exact_limits
 from leuko.judgement.prevalence import DRAWS, Prevalence, correct_prevalence
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED, Predictions
@@ -142,6 +143,7 @@ class Differential:
         flags: Warnings first.
         correction: About the corrected shares.
         model: What is known of the model; empty without one.
+        reviewed: How many of `cells` a person confirmed or named one by one; None if it isn't said.
     """
 
     slide: str
@@ -160,6 +162,7 @@ class Differential:
     flags: tuple[Flag, ...]
     correction: Correction
     model: dict[str, Any]
+    reviewed: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as ``leuko differential --json`` prints them."""
@@ -188,6 +191,7 @@ def count_differential(
     target: int = TARGET,
     reader: str | None = None,
     signed: datetime | None = None,
+    reviewed: Mapping[str, int] | None = None,
     made: datetime | None = None,
     pictures: int | None = None,
     seed: int = 0,
@@ -207,13 +211,16 @@ def count_differential(
         target: How many leukocytes were wanted, at least 1.
         reader: Who reviewed the cells.
         signed: When the reader signed; needs a time zone. The differential is final then.
+        reviewed: Of `counts`, the cells that the reader confirmed or named one by one. A signature
+            vouches for the others too, but nobody looked for the model's errors among them. None
+            if it isn't known.
         made: When it was counted.
         pictures: How many were looked at.
         seed: Of the draws behind the corrected limits.
 
     Raises:
         SettingsError: Signed by nobody, or without a time zone; a target below 1.
-        ShapeError: A count that is negative.
+        ShapeError: A count that is negative, or more cells reviewed than counted.
     """
     _check_signature(reader, signed)
     if target < 1:
@@ -223,7 +230,12 @@ def count_differential(
     names = order_classes(numbers)
     leukocytes = [name for name in names if sort_class(name) == LEUKOCYTE]
     cells = sum(numbers[name] for name in leukocytes)
-    corrected, correction = _correct(record, likeliest, reader, seed)
+    confirmed = _count_reviewed(reviewed, numbers, leukocytes)
+    corrected, correction = (
+        _correct(record, likeliest, seed)
+        if reader is None
+        else ({}, Correction(False, _tell_review(signed is not None, cells, confirmed)))
+    )
     rows = tuple(_make_row(name, numbers[name], cells, corrected) for name in leukocytes)
     beside = tuple(
         _make_beside(name, numbers[name], cells, corrected)
@@ -245,7 +257,7 @@ def count_differential(
         pictures=pictures, cells=cells, target=target, rows=rows, beside=beside,
         unidentified=doubts, rejected=refused, set_aside=tuple(set_aside),
         flags=tuple(sorted(flags, key=lambda flag: flag.level != WARNING)),
-        correction=correction, model=record.to_json() if record else {},
+        correction=correction, model=record.to_json() if record else {}, reviewed=confirmed,
     )  # fmt: skip
 
 
@@ -299,19 +311,48 @@ def _count_up(counts: Mapping[str, int] | None) -> dict[str, int]:
     return found
 
 
+def _count_reviewed(
+    reviewed: Mapping[str, int] | None, counts: Mapping[str, int], leukocytes: Sequence[str]
+) -> int | None:
+    if reviewed is None:
+        return None
+    found = _count_up(reviewed)
+    for name, n in found.items():
+        if n > counts.get(name, 0):
+            raise ShapeError(
+                f"Found {n} reviewed cells of {name!r}, but {counts.get(name, 0)} counted ones; "
+                "expected no more than were counted."
+            )
+    return sum(found.get(name, 0) for name in leukocytes)
+
+
+def _tell_review(signed: bool, cells: int, reviewed: int | None) -> str:
+    """Why a reader's count isn't corrected, without saying that each cell was looked at."""
+    why = "a person signed" if signed else "a person reviews the cells"
+    if reviewed is None:
+        return (
+            f"Not corrected, because {why}; how many cells were confirmed one by one isn't known."
+        )
+    if not cells:
+        return "Not corrected: there is no leukocyte."
+    if reviewed == cells:
+        return "Not corrected: a person has confirmed each counted cell."
+    left = cells - reviewed
+    return (
+        f"{left:,} of the {quantity(cells, 'counted cell')} {'was' if left == 1 else 'were'} not "
+        f"confirmed one by one; not corrected, because {why}."
+    )
+
+
 def _sum_up(reasons: Mapping[str, int]) -> dict[str, Any]:
     ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
     return {"total": sum(reasons.values()), "reasons": dict(ordered)}
 
 
 def _correct(
-    record: Record | None, likeliest: Mapping[str, int] | None, reader: str | None, seed: int
+    record: Record | None, likeliest: Mapping[str, int] | None, seed: int
 ) -> tuple[dict[str, tuple[float, float, float]], Correction]:
     """Corrected shares by class in percent, with limits; and where they come from."""
-    if reader is not None:
-        return {}, Correction(
-            False, "Not corrected: a person has reviewed the cells, so the model's errors are gone."
-        )
     if record is None:
         return {}, Correction(False, "Not corrected: nothing is known of the model's errors.")
     if likeliest is None:
@@ -333,7 +374,7 @@ def _correct(
     return shares, Correction(
         True,
         "Corrected for how often this model takes one class for another, by the likeliest class "
-        f"of all {sum(answers):,} cells, doubtful ones too. The errors were counted on "
+        f"of all {quantity(sum(answers), 'cell')}, doubtful ones too. The errors were counted on "
         f"{record.cells:,} cells ({record.source}); that they are the same on this slide is an "
         f"assumption. Limits from {DRAWS:,} draws of slide and test.",
         cells=record.cells,
@@ -370,7 +411,8 @@ def _flag_number(cells: int, target: int) -> list[Flag]:
     if not cells:
         return [Flag("no_cells", WARNING, "No leukocyte was counted: there is no differential.")]
     if cells < FEW:
-        text = f"Only {cells} leukocytes were counted, fewer than {FEW}: the limits are wide."
+        told = f"{quantity(cells, 'leukocyte')} {'was' if cells == 1 else 'were'} counted"
+        text = f"Only {told}, fewer than {FEW}: the limits are wide."
         return [Flag("few_cells", WARNING, text)]
     if cells < TARGET:
         text = (
@@ -397,7 +439,8 @@ def _flag_doubts(
         return []
     all_cells = cells + doubtful + sum(one.count for one in beside)
     text = (
-        f"Unidentified: {doubtful:,} of {all_cells:,} cells ({_tell_share(doubtful / all_cells)}), "
+        f"Unidentified: {doubtful:,} of {quantity(all_cells, 'cell')} "
+        f"({_tell_share(doubtful / all_cells)}), "
         "no part of the percentages"
     )
     usual = record.unidentified if record and reader is None else None

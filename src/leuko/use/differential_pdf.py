@@ -115,7 +115,7 @@ def _lay_parts(sheet: Sheet, width: float) -> list[Any]:
         _write("Leukocyte differential of a blood smear", 8.6, QUIET, before=9, after=0),
         _write(sheet.slide, 16, bold=True, after=3),
         _write(sheet.status, 9, GOOD if sheet.signed else WARN, bold=True, after=7),
-        _write(f"{sheet.cells} leukocytes", 15, bold=True, after=0),
+        _write(f"{sheet.cells} {sheet.counted}", 15, bold=True, after=0),
         _write(sheet.summary, 9, QUIET, after=6),
     ]
     if sheet.warnings:

@@ -133,6 +133,11 @@ def _begin(found: Differential, code: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method(found: Differential) -> str:
+    if found.reader and found.reviewed is not None:
+        return (
+            f"Cells pre-classified by software, {found.reviewed} of {found.cells} confirmed one by "
+            "one by a person"
+        )
     if found.reader:
         return "Cells pre-classified by software, reviewed by a person"
     return "Cells pre-classified by software, not reviewed"
@@ -142,7 +147,8 @@ def _describe(found: Differential) -> str:
     """The conclusion: what isn't in the observations."""
     said = [
         RESEARCH_USE,
-        f"{found.cells} leukocytes were counted, {found.target} were wanted.",
+        f"{found.cells} {'leukocyte was' if found.cells == 1 else 'leukocytes were'} counted, "
+        f"{found.target} were wanted.",
         f"Unidentified: {sum(found.unidentified.values())}. "
         f"Rejected: {sum(found.rejected.values())}. "
         f"Files that couldn't be read: {len(found.set_aside)}.",

@@ -88,6 +88,41 @@ def gather(given: Any) -> tuple[list[Item], list[str]]:
     return items, notes
 
 
+def check_named(paths: Iterable[Path]) -> None:
+    """Refuses paths that a person has named and that don't exist, before any work is done.
+
+    `gather` lists a picture that isn't there with those that can't be read, as a table may name
+    one among thousands; what was typed is rather misspelt.
+
+    Raises:
+        NoImagesError: Names the first ones.
+    """
+    missing = [str(path) for path in paths if not _exists(path)]
+    if not missing:
+        return
+    rest = len(missing) - 3
+    told = ", ".join([*missing[:3], *([f"… ({rest} more)"] if rest > 0 else [])])
+    advice = "Check the path."
+    if any(sign in name for name in missing for sign in "*?["):
+        advice = "If it is a pattern, no file fits it; the shell fills in patterns without quotes."
+    elif os.sep == "/" and any("\\" in name for name in missing):
+        advice = "Folders are separated by / here, not by a backslash."
+    raise NoImagesError(
+        f"There is no {told}; expected an image, a folder or a CSV with a column image. {advice}"
+    )
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there; what may not be looked at is for the reader to refuse."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _is_single(given: Any) -> bool:
     if isinstance(given, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray):
         return True

@@ -40,6 +40,8 @@ _PARTS = (
 _SORTS = {normalise_spelling(name): NUCLEATED_RED for name in _NUCLEATED_RED} | {
     normalise_spelling(name): OTHER for name in _OTHER
 }
+# What a letter word stands for that sets of pictures use, and not every reader knows.
+_SPELLED = {"ig": "immature granulocytes"}
 _PART_KEYS = frozenset(normalise_spelling(name) for name in _PARTS)
 
 
@@ -49,6 +51,11 @@ def sort_class(name: str) -> str:
     What isn't known is a leukocyte: a class is rather counted than lost.
     """
     return _SORTS.get(normalise_spelling(name), LEUKOCYTE)
+
+
+def spell_out(name: str) -> str | None:
+    """What a class is in full, if its name is an abbreviation that isn't generally known."""
+    return _SPELLED.get(normalise_spelling(name))
 
 
 def order_classes(names: Iterable[str]) -> list[str]:

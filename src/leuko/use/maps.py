@@ -21,7 +21,7 @@ from leuko.errors import BundleError, OutputError
 from leuko.judgement.explanation import activate, draw_map, find_hottest
 from leuko.learning.batches import turn_back, turn_views
 from leuko.learning.bundle import Bundle
-from leuko.storage import explain_storage_faults, write_atomically
+from leuko.storage import fill_folder, write_atomically
 from leuko.use.answers import Answer, defuse
 
 SIDE = 288  # px, of a drawn map
@@ -109,16 +109,16 @@ def write_maps(folder: Path, maps: Iterable[CellMap]) -> Path:
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "image", "cell", "label", "probability", "x", "y"])
-    with explain_storage_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    for number, one in enumerate(maps, start=1):
-        stem = re.sub(r"[^\w-]+", "_", Path(one.answer.image).stem)[:60]
-        name = f"{number:05d}-{stem}-{one.answer.cell}.png"
-        write_atomically(folder / name, one.to_png())
-        x, y = (round(side, 3) for side in one.hottest)
-        told = [name, one.answer.image, one.answer.cell, one.label, one.answer.probability, x, y]
-        writer.writerow([defuse(value) for value in told])
-    return write_atomically(folder / "maps.csv", table.getvalue())
+    with fill_folder(folder):
+        for number, one in enumerate(maps, start=1):
+            a = one.answer
+            stem = re.sub(r"[^\w-]+", "_", Path(a.image).stem)[:60]
+            name = f"{number:05d}-{stem}-{a.cell}.png"
+            write_atomically(folder / name, one.to_png())
+            x, y = (round(side, 3) for side in one.hottest)
+            told = [name, a.image, a.cell, one.label, a.probability, x, y]
+            writer.writerow([defuse(value) for value in told])
+        return write_atomically(folder / "maps.csv", table.getvalue())
 
 
 def check_folder(folder: Path) -> None:

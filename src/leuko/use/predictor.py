@@ -38,7 +38,9 @@ from leuko.use.maps import CellMap, map_cells
 
 NO_CELL = "no leukocyte was found"
 UNLIKE = "the picture is unlike those of stained cells"
-STRANGE = "the network takes it for nothing that it was trained on"
+STRANGE = "its features are far from those of every training cell"
+
+DEFAULT = "default"  # names the model that ships with Leuko
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -266,7 +268,8 @@ def load(
     """Loads a bundle for use; needs no PyTorch.
 
     Args:
-        path: A folder or zip from `leuko.train`; None for the model that ships with Leuko.
+        path: A folder or zip from `leuko.train`; None or ``default`` for the model that ships with
+            Leuko.
         threads: For the network; None takes one per core.
         engine: ``onnxruntime``, or ``openvino``. Which is faster depends on the processor;
             answers differ by rounding, about 1e-6.
@@ -276,8 +279,22 @@ def load(
         MissingExtraError: OpenVINO isn't installed.
         BundleError: The bundle isn't there, or isn't what was written.
     """
-    place = find_default() if path is None else Path(path)
-    return Predictor(load_bundle(place, threads=threads, engine=engine))
+    return Predictor(load_bundle(find_bundle(path), threads=threads, engine=engine))
+
+
+def find_bundle(path: str | os.PathLike[str] | None) -> Path:
+    """Where the bundle lies that was asked for.
+
+    Args:
+        path: None for the model that ships with Leuko, and the word ``default`` too, unless
+            something of that name is there: a path that exists is never taken for a word.
+
+    Raises:
+        BundleError: None was shipped with this installation.
+    """
+    if path is not None and (os.fspath(path) != DEFAULT or Path(path).exists()):
+        return Path(path)
+    return find_default()
 
 
 def find_default() -> Path:

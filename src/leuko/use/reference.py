@@ -8,7 +8,7 @@ Knows counts and names of classes; knows nothing of pictures or pages.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from leuko.judgement.agreement import (
     measure_agreement,
     measure_detection,
 )
+from leuko.judgement.findings import quantity
 from leuko.judgement.metrics import exact_limits
 from leuko.use.differential import Beside, Differential, Row
 from leuko.use.kinds import LEUKOCYTE, NUCLEATED_RED, order_classes, sort_class
@@ -30,6 +31,7 @@ from leuko.use.kinds import LEUKOCYTE, NUCLEATED_RED, order_classes, sort_class
 SLIDE, CLASS, COUNT = ("slide", "sample"), ("class", "label"), ("count", "cells", "n")
 _TOTALS = {"total", "sum", "all", "n", "cells", "count"}
 ABOVE, BELOW = "above", "below"
+LINE = 3  # slides below which a correlation says nothing
 COUNTED, CORRECTED = "counted", "corrected"
 
 
@@ -319,10 +321,7 @@ def compare_slides(
         rows = [d for one in differences.values() for d in one if d.label == label]
         both = [d for d in rows if d.difference.value is not None]
         if len(both) < len(differences):
-            left_out.append(
-                f"{label}: {len(differences) - len(both)} of {len(differences)} slides have it on "
-                "one side only"
-            )
+            left_out.append(_tell_one_sided(label, rows, len(differences) - len(both), differences))
         for way in (COUNTED, CORRECTED):
             method = _judge_class(label, way, both, thresholds)
             methods += [method] if method else []
@@ -330,6 +329,28 @@ def compare_slides(
     return Comparison(
         reference.name, tuple(differences), differences, tuple(methods), tuple(left_out)
     )
+
+
+def _tell_one_sided(
+    label: str, rows: Sequence[Difference], lacking: int, slides: Mapping[str, Any]
+) -> str:
+    """A class that only one side names. What to do about it depends on the side.
+
+    A class that the table leaves out is no 0: an examiner may have counted it under another name.
+    But if it is left out just where none was found, bias rests on the slides where one was.
+    """
+    told = f"{label}: {lacking} of {quantity(len(slides), 'slide')} {_HAVE[lacking == 1]} it on one"
+    if all(d.count is None for d in rows):
+        return f"{told} side only; the model has no such class"
+    if all(d.reference_count is None for d in rows):
+        return f"{told} side only; the reference doesn't name it"
+    return (
+        f"{told} side only: write 0 in the reference where it was looked for and none was found, "
+        "or the bias rests only on slides where there was one"
+    )
+
+
+_HAVE = {True: "has", False: "have"}
 
 
 def _judge_class(
@@ -351,11 +372,14 @@ def _judge_class(
         return None
     measured, wanted = [own for own, _, _ in pairs], [reference for _, reference, _ in pairs]
     held = [d.low is not None and d.high is not None and d.low <= 0 <= d.high for _, _, d in pairs]
+    agreement = measure_agreement(measured, wanted)
+    if agreement.slides < LINE:  # any two points lie on a line
+        agreement = replace(agreement, correlation=Limited(None))
     asked = [t for t in thresholds if normalise_spelling(t.label) == normalise_spelling(label)]
     return Method(
         label=label,
         way=way,
-        agreement=measure_agreement(measured, wanted),
+        agreement=agreement,
         by_chance=sum(held),
         detections=tuple(
             (t, measure_detection([t.holds(v) for v in measured], [t.holds(v) for v in wanted]))

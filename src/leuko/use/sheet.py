@@ -6,20 +6,25 @@ knows nothing of HTML or PDF.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 
 import leuko
+from leuko.data.headers import REASONS
 from leuko.judgement.agreement import Limited
+from leuko.judgement.findings import quantity
 from leuko.use.differential import NOTE, WARNING, Beside, Differential, Row
-from leuko.use.kinds import NUCLEATED_RED
+from leuko.use.kinds import NUCLEATED_RED, spell_out
 from leuko.use.reference import Difference
 
-REASONS = 5  # of one kind that are named; the rest is summed
+MOST = 5  # reasons of one kind that are named; the rest is summed
+NAMED = 3  # files of one reason that are named
+OTHERS = "Not leukocytes"
 ID = 13  # characters of a bundle's id, which is a hash
 WORDS = 120  # characters of a name or reason that comes from data
+LONGEST = 240  # of a reason with the names of its files
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Sheet:
         signed: Whether it is final.
         status: A sentence: who has looked at the cells.
         cells: Leukocytes counted.
+        counted: The word that follows: ``leukocyte`` or ``leukocytes``.
         summary: What that is of, in words.
         warnings: Sentences.
         notes: Sentences.
@@ -89,12 +95,14 @@ class Sheet:
         compared: Against a reference; empty without.
         reference: Sentence about it.
         foot: Sentences on method, model and versions.
+        legend: What the names of classes stand for; empty if all are known. It is in the foot.
     """
 
     slide: str
     signed: bool
     status: str
     cells: str
+    counted: str
     summary: str
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
@@ -105,6 +113,7 @@ class Sheet:
     compared: tuple[Compared, ...]
     reference: str
     foot: tuple[str, ...]
+    legend: str
 
 
 def lay_out(
@@ -123,6 +132,7 @@ def lay_out(
         signed=found.signed is not None,
         status=_tell_status(found),
         cells=f"{found.cells:,}",
+        counted="leukocyte" if found.cells == 1 else "leukocytes",
         summary=_summarise(found),
         warnings=tuple(shorten(f.text, 400) for f in found.flags if f.level == WARNING),
         notes=tuple(shorten(f.text, 400) for f in found.flags if f.level == NOTE),
@@ -137,6 +147,7 @@ def lay_out(
         compared=tuple(_make_compared(d) for d in differences),
         reference=_tell_reference(differences, reference) if differences else "",
         foot=_tell_foot(found),
+        legend=_tell_legend(found),
     )
 
 
@@ -148,8 +159,8 @@ def shorten(words: str, most: int = WORDS) -> str:
 
 
 def tell_number(value: float | None, digits: int = 1) -> str:
-    """With one decimal; a dash for none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """With one decimal and a true minus; a dash for none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def tell_range(low: float | None, high: float | None) -> str:
@@ -180,16 +191,33 @@ def tell_time(written: str) -> str:
 def _tell_status(found: Differential) -> str:
     who = shorten(found.reader or "")
     if found.signed:
-        return f"Final: reviewed and signed by {who}, {tell_time(found.signed)}"
+        told = f"signed by {who}, {tell_time(found.signed)}"
+        if _is_reviewed(found):
+            return f"Final: reviewed and {told}"
+        return f"Final: {told}{_tell_confirmed(found)}"
     if found.reader:
-        return f"Preliminary: reviewed by {who}, not signed"
+        if _is_reviewed(found):
+            return f"Preliminary: reviewed by {who}, not signed"
+        return f"Preliminary: in review by {who}, not signed{_tell_confirmed(found)}"
     return "Preliminary: pre-classified by software, not reviewed"
+
+
+def _is_reviewed(found: Differential) -> bool:
+    """Whether a person looked at each cell that was counted."""
+    return found.reviewed is not None and found.reviewed == found.cells
+
+
+def _tell_confirmed(found: Differential) -> str:
+    if found.reviewed is None:
+        return ""
+    cells = quantity(found.cells, "counted cell")
+    return f"; {found.reviewed:,} of {cells} confirmed one by one"
 
 
 def _summarise(found: Differential) -> str:
     told = [f"of {found.target:,} wanted"]
     if found.pictures is not None:
-        told.append(f"{found.pictures:,} pictures")
+        told.append(quantity(found.pictures, "picture"))
     told.append(f"{sum(found.unidentified.values()):,} unidentified")
     told.append(f"{sum(found.rejected.values()):,} rejected")
     return " · ".join(told)
@@ -214,19 +242,31 @@ def _make_line(
 
 def _list_asides(found: Differential) -> tuple[Aside, ...]:
     other = {one.label: one.count for one in found.beside if one.sort != NUCLEATED_RED}
-    files = Counter(reason for _, reason in found.set_aside)
+    files = _tell_files(found.set_aside)
     kinds = (
         ("Unidentified", found.unidentified), ("Rejected", found.rejected),
-        ("Not leukocytes", other), ("Files that couldn't be read", files),
+        (OTHERS, other), ("Files that couldn't be read", files),
     )  # fmt: skip
     return tuple(_make_aside(title, reasons) for title, reasons in kinds if sum(reasons.values()))
 
 
+def _tell_files(set_aside: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """What was expected instead, and of few files their names, rather than the code of a reason."""
+    files: dict[str, list[str]] = {}
+    for name, reason in set_aside:
+        told = f"expected {REASONS[reason][0]}" if reason in REASONS else reason
+        files.setdefault(told, []).append(shorten(PurePath(name).name, 40))
+    return {
+        (f"{', '.join(names)}: {told}" if len(names) <= NAMED else told): len(names)
+        for told, names in files.items()
+    }
+
+
 def _make_aside(title: str, reasons: Mapping[str, int]) -> Aside:
     ordered = sorted(((n, why) for why, n in reasons.items() if n), key=lambda r: (-r[0], r[1]))
-    rows = [(shorten(why), f"{n:,}") for n, why in ordered[:REASONS]]
-    if len(ordered) > REASONS:
-        rest = ordered[REASONS:]
+    rows = [(shorten(why, LONGEST), f"{n:,}") for n, why in ordered[:MOST]]
+    if len(ordered) > MOST:
+        rest = ordered[MOST:]
         rows.append((f"{len(rest)} other reasons", f"{sum(n for n, _ in rest):,}"))
     return Aside(title, f"{sum(reasons.values()):,}", tuple(rows))
 
@@ -255,14 +295,24 @@ def _tell_reference(differences: Sequence[Difference], name: str) -> str:
     return f"{told}More than chance allows: {', '.join(shorten(b, 40) for b in beyond)}."
 
 
+def _tell_legend(found: Differential) -> str:
+    names = [*(row.label for row in found.rows), *(one.label for one in found.beside)]
+    told = [f"{shorten(name, 40)} ({full})" for name in names if (full := spell_out(name))]
+    return f"{', '.join(told)}." if told else ""
+
+
 def _tell_foot(found: Differential) -> tuple[str, ...]:
-    errors = "" if found.reader else ", not the model's errors"
+    known = found.reviewed is not None or bool(found.model)  # else a person may have counted alone
+    by_model = found.reader is None or (known and not _is_reviewed(found))
+    errors = ", not the model's errors" if by_model else ""
     foot = [
         f"Limits: exact (Clopper–Pearson), 95 %; they hold the chance of which cells are looked at"
         f"{errors}. Nucleated red cells are given per 100 leukocytes; platelets and unidentified "
         "cells are no part of the 100 %.",
         shorten(found.correction.text, 600),
     ]
+    legend = _tell_legend(found)
+    foot += [legend] if legend else []
     model = f"Leuko {leuko.__version__}"
     if found.model:
         m = found.model

@@ -17,7 +17,7 @@ from typing import Any
 
 from leuko.data.folders import holds_images, is_folder, list_folders, walk_folders
 from leuko.errors import LabelTableError, NoImagesError, OutputError, SettingsError
-from leuko.storage import explain_storage_faults, write_atomically
+from leuko.storage import explain_storage_faults, fill_folder, write_atomically
 from leuko.use.answers import Predictions
 from leuko.use.differential import RESEARCH_USE, TARGET, Differential, count_predictions
 from leuko.use.differential_table import write_comparison_csv, write_csv
@@ -115,12 +115,11 @@ class Slides:
                     ".csv or .json."
                 )
             return [write_atomically(place, self._render_slide(0, kind))]
-        return self._fill(place)
+        with fill_folder(place):
+            return self._fill(place)
 
     def _fill(self, folder: Path) -> list[Path]:
         """Everything: the slide's files, or a folder for each slide and what is of all."""
-        with explain_storage_faults(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
         for number, one in enumerate(self.differentials):
             own = folder if self._is_single() else folder / one.slide
@@ -271,7 +270,7 @@ def find_slides(
         several: They are.
 
     Returns:
-        Name → path, by name; and sentences about what belongs to no slide.
+        Name → path, by name; and sentences about what belongs to no slide, or is taken for one.
 
     Raises:
         LabelTableError: The reference names slides that aren't there.
@@ -289,7 +288,7 @@ def find_slides(
             "folder, or leave the column slide out for a single slide."
         )
     if not several and not hits:
-        return {own: place}, []
+        return {own: place}, _tell_folders(place, inner)
     slides = {name: path for name, path in inner.items() if _holds_any(path)}
     if not slides:
         raise NoImagesError(f"No folder in {place} holds images; expected one for each slide.")
@@ -297,6 +296,20 @@ def find_slides(
     if holds_images(place):
         notes.append(f"The images that lie in {place} itself belong to no slide.")
     return slides, notes
+
+
+def _tell_folders(place: Path, inner: dict[str, Path]) -> list[str]:
+    """One slide may lie in several folders; several slides may too, and nobody would see it."""
+    names = [name for name, path in inner.items() if _holds_any(path)]
+    if inner and holds_images(place):
+        names.insert(0, f"{place} itself")
+    if len(names) < 2:
+        return []
+    told = ", ".join([*names[:4], *(["…"] if len(names) > 4 else [])])
+    return [
+        f"The images lie in {len(names)} folders ({told}) and are counted as one slide; --several "
+        "counts each folder in it by itself."
+    ]
 
 
 def check_place(place: Path) -> None:
