@@ -525,6 +525,50 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     second.close()
 
 
+def test_changes_are_kept_under_the_name_of_who_makes_them(
+    browser: Browser, service: Service, review: Review
+) -> None:
+    visit = Visit(browser, service.url, reader="")
+    page = visit.go(f"{review.where}/gallery")
+    one, two = review.having("unidentified")[:2]
+    you = page.locator("#reader")
+    expect(you).to_contain_text("no name yet")
+    tile(page, one).click()
+    page.keyboard.press("m")
+    page.get_by_role("button", name="Cancel").click()  # without a name nothing is changed
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert review.cells()[one]["state"] == "unidentified"
+    tile(page, one).click()
+    page.keyboard.press("m")
+    page.get_by_label("Your name").fill("Ben Roth")
+    page.get_by_role("button", name="Go on").click()
+    expect(group(page, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    tile(page, two).click()
+    page.keyboard.press("b")  # not asked again
+    expect(group(page, "basophil").locator(f"#tile-{two}")).to_be_visible()
+    expect(you).to_have_text("You: Ben Roth")
+    page.get_by_role("button", name="Sign …").click()
+    expect(page.get_by_label("Your name")).to_have_value("Ben Roth")
+    page.get_by_role("button", name="Cancel").click()
+    you.click()
+    page.get_by_label("Your name").fill("Bea Roth")
+    page.get_by_role("button", name="Go on").click()
+    expect(you).to_have_text("You: Bea Roth")
+    trail = review.api.get(f"{review.path}/trail").json()
+    assert [entry["by"] for entry in trail if entry["kind"] == "label"] == ["Ben Roth"] * 2
+    visit.close()
+
+
+def test_the_name_to_sign_with_is_never_that_of_the_reading(
+    browser: Browser, service: Service, review: Review
+) -> None:
+    visit = Visit(browser, service.url, reader="")
+    page = visit.go(f"{review.where}/gallery")
+    page.get_by_role("button", name="Sign …").click()
+    expect(page.get_by_label("Your name")).to_have_value("")
+    visit.close()
+
+
 def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
     visit: Visit, review: Review
 ) -> None:

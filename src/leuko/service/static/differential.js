@@ -4,7 +4,6 @@
 import { button, el, icon, percent, plural, put, svg } from "./elements.js";
 import { isDoubtful, isOpen } from "./reading.js";
 import { makeExports } from "./signing.js";
-import { getReader } from "./reader.js";
 
 export function makePanel(review) {
   const { reading } = review;
@@ -287,8 +286,4 @@ function drawActions(node, review, { doubtful, sure, none }) {
       }),
     );
   put(node, ...parts);
-  if (!getReader() && !reading.reader)
-    node.append(
-      el("p", { class: "hint", text: "Changes are kept without a name until you sign." }),
-    );
 }

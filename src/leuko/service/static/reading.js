@@ -109,14 +109,16 @@ export class Reading extends EventTarget {
 
   /**
    * One change. Changes are sent one after the other, each with an id of its own: one that the
-   * network swallowed is sent again and counts once. Resolves to the changed cells, or null.
+   * network swallowed is sent again and counts once. `by` is a name, or the promise of one; without
+   * a name nothing is sent. Resolves to the changed cells, or null.
    */
   change(kind, facts, by) {
-    const body = { id: makeId(), kind, cells: [], ...facts, by };
+    const body = { id: makeId(), kind, cells: [], ...facts };
     this.pending.set(body, null);
     this.own.add(body.id);
     const result = this.queue
-      .then(() => this.deliver(body))
+      .then(() => by)
+      .then((name) => (name ? this.deliver(Object.assign(body, { by: name })) : null))
       .finally(() => {
         this.pending.delete(body);
         if (!this.waiting) this.count().catch(() => {});

@@ -8,7 +8,7 @@ import { makePanel } from "./differential.js";
 import { makeFields } from "./fields.js";
 import { makeGallery } from "./gallery.js";
 import { setClassKeys } from "./keys.js";
-import { getReader, hasShortcuts } from "./reader.js";
+import { askReader, getReader, hasShortcuts } from "./reader.js";
 import {
   assignKeys,
   byDoubt,
@@ -336,7 +336,7 @@ class Review {
     const cells = await this.reading.change(
       kind,
       { cells: ids, ...facts },
-      getReader() || this.reading.reader,
+      getReader() || askReader(),
     );
     for (const id of ids) this.leaving.delete(id);
     if (!cells) return null;
@@ -425,7 +425,7 @@ class Review {
     await this.reading.queue; // the change that is on its way is the one to be undone
     const change = this.reading[kind];
     if (!change || this.reading.signed) return;
-    const cells = await this.reading.change(kind, { change }, getReader() || this.reading.reader);
+    const cells = await this.reading.change(kind, { change }, getReader() || askReader());
     if (!cells) return;
     say(kind === "undo" ? "Undone" : "Done again");
     this.choose([]);

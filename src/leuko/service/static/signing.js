@@ -85,7 +85,7 @@ async function askToSign(review) {
     maxlength: 100,
     required: true,
     autocomplete: "name",
-    value: getReader() || reading.reader || "",
+    value: getReader(), // the reading's own reader may be somebody else
   });
   const leave = el("input", { type: "checkbox", id: "leave" });
   const notes = [];
