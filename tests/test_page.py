@@ -569,6 +569,41 @@ def test_the_name_to_sign_with_is_never_that_of_the_reading(
     visit.close()
 
 
+def test_undo_leaves_what_another_person_changed(visit: Visit, review: Review) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    review.change("label", one, label="monocyte", by="Ben Roth")
+    expect(group(page, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    page.keyboard.press("z")
+    expect(page.locator("#notices .warn")).to_contain_text(
+        "The last change is by Ben Roth, and undo is for one's own changes: "
+        "1 cell was called monocyte."
+    )
+    expect(tile(page, one)).to_be_focused()
+    assert review.cells()[one]["label"] == "monocyte"
+    tile(page, two).click()
+    page.keyboard.press("b")
+    expect(group(page, "basophil").locator(f"#tile-{two}")).to_be_visible()
+    page.keyboard.press("z")
+    expect(group(page, "unidentified").locator(f"#tile-{two}")).to_be_visible()
+
+
+def test_undo_works_after_a_refused_change(visit: Visit, review: Review) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    page.route("**/changes?since=*&wait=*", lambda route: _hold(route))
+    tile(page, one).click()
+    page.keyboard.press("m")
+    expect(group(page, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    review.change("label", two, label="blast", by="Ada Meyer")  # in another window of hers
+    tile(page, two).click()
+    page.keyboard.press("l")
+    expect(page.locator("#notices .warn")).to_contain_text("it is blast now")
+    page.keyboard.press("z")
+    expect(group(page, "unidentified").locator(f"#tile-{two}")).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
     visit: Visit, review: Review
 ) -> None:

@@ -97,9 +97,13 @@ def test_from_an_image_to_a_signature(client: TestClient):
     assert first["revision"] == reading["revision"] + 1
     assert [c["id"] for c in first["cells"]] == [cells[0]["id"]]
     assert first["reading"]["undo"] == first["changes"][-1]["id"]
-    undone = slide.change("undo", change=first["reading"]["undo"]).json()
+    refused = slide.change("undo", change=first["reading"]["undo"], by="B")
+    assert refused.status_code == 409
+    assert "The last change is by A" in refused.json()["error"]["message"]
+    assert refused.json()["undo"] == first["reading"]["undo"]
+    undone = slide.change("undo", change=first["reading"]["undo"], by="A").json()
     assert undone["cells"][0]["label"] == cells[0]["label"]
-    assert slide.change("redo", change=undone["reading"]["redo"]).status_code == 200
+    assert slide.change("redo", change=undone["reading"]["redo"], by="A").status_code == 200
     counts = client.get(f"{slide.path}/differential").json()
     assert counts["reviewed"]["pictures"] == 2
     assert counts["machine"]["reader"] is None

@@ -3,7 +3,8 @@
     beginning (the machine's cells) + changes in order → cells as they are now
 
 Nothing is ever overwritten: a change is added, and the present is worked out anew from all of them.
-Undo takes the last change from the pile, redo puts it back; both are changes themselves.
+Undo takes the last change from the pile, redo puts it back; both are changes themselves. Only who
+made a change undoes it, or does it again.
 
 Knows readings; knows nothing of databases, requests or pictures.
 """
@@ -321,25 +322,44 @@ def check_wish(review: Review, wish: Wish) -> tuple[int, ...]:
     return wish.cells
 
 
-def conflict(review: Review, wish: Wish, message: str) -> Refusal:
-    """The refusal that shows how the cells are now."""
+def conflict(review: Review, wish: Wish, message: str, **facts: Any) -> Refusal:
+    """The refusal that shows how the cells are now, and what can be undone."""
     known = [review.cells[i] for i in wish.cells if i in review.cells]
     shown = {cell.id: cell for cell in (*known, *review.since(wish.seen))}
     return Refusal(
-        409, "conflict", message, revision=review.revision,
-        cells=[cell.to_json() for cell in shown.values()],
+        409, "conflict", message, revision=review.revision, undo=review.undo, redo=review.redo,
+        cells=[cell.to_json() for cell in shown.values()], **facts,
     )  # fmt: skip
 
 
 def _check_pile(review: Review, wish: Wish) -> tuple[int, ...]:
     pile = review.done if wish.kind == UNDO else review.undone
     if not pile or pile[-1].id != wish.target:
-        now = f"it would be {pile[-1].id} now" if pile else "there is nothing of that kind now"
+        now = "it would be about another one now" if pile else "nothing is left for it now"
         raise conflict(
-            review, wish, f"This isn't the change that {wish.kind} is about: {now}. Look at how "
-            "the reading is, and decide again.",
+            review, wish, f"The reading was changed before this {wish.kind} arrived, and {now}. "
+            "Look at how the reading is, and decide again.",
         )  # fmt: skip
-    return pile[-1].cells
+    last = pile[-1]
+    if last.by != wish.by:  # nobody's decision goes unseen because another person pressed a key
+        concerned = (*last.cells, *last.made)
+        raise conflict(
+            review, replace(wish, cells=concerned),
+            f"The last change is by {last.by or 'somebody without a name'}, and {wish.kind} is for "
+            f"one's own changes: {_tell(last)}. Look at {'it' if len(concerned) == 1 else 'them'}; "
+            "to have it otherwise, decide anew.", concerned=list(concerned),
+        )  # fmt: skip
+    return last.cells
+
+
+def _tell(change: Change) -> str:
+    """What was done, in words: ``2 cells were called monocyte``."""
+    number = len(change.cells or change.made)
+    done = {
+        LABEL: f"called {change.label or UNIDENTIFIED}", CONFIRM: "confirmed",
+        DELETE: "called no leukocyte", RESTORE: "brought back", ADD: "added", SPLIT: "split",
+    }  # fmt: skip
+    return f"{number} {'cell was' if number == 1 else 'cells were'} {done[change.kind]}"
 
 
 def _check_shape(wish: Wish) -> None:

@@ -36,15 +36,16 @@ export async function openReview(work, sid, rid) {
 }
 
 /** The cells of a conflict that the refused change was about, as they are now. */
-function findWanted({ cells, wanted }) {
-  return cells.filter((cell) => wanted.cells.includes(cell.id));
+function findWanted({ cells, wanted, error }) {
+  const about = error.body.error.concerned ?? wanted.cells; // of undo: what it would have changed
+  return cells.filter((cell) => about.includes(cell.id));
 }
 
 function describeConflict(detail) {
   const wanted = findWanted(detail);
   const now = wanted.map((cell) => (cell.deleted ? "no leukocyte" : (cell.label ?? UNIDENTIFIED)));
   const who = detail.by || "Somebody else";
-  if (wanted.length === 0) return detail.error.message;
+  if (wanted.length === 0 || !detail.wanted.cells.length) return detail.error.message;
   if (wanted.length === 1)
     return `${who} changed this cell a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`;
   return `${who} changed some of these ${wanted.length} cells a moment ago: they are ${[...new Set(now)].join(", ")} now. Your change was not made; look again and decide.`;
