@@ -294,7 +294,8 @@ def test_what_was_signed_changes_only_as_a_new_version(
     page = visit.go(f"{review.where}/gallery")
     page.get_by_role("button", name="Sign …").click()
     page.get_by_role("button", name="Sign", exact=True).click()
-    expect(page.locator("dialog .wrong")).to_contain_text("unidentified")
+    expect(page.locator("dialog .wrong")).to_contain_text("leave the doubtful cells out of the")
+    expect(page.locator("dialog .wrong")).not_to_contain_text("leave_unidentified")
     page.get_by_label("out of the count").click()
     page.get_by_role("button", name="Sign", exact=True).click()
     expect(page.locator(".actions .signed")).to_be_visible()
@@ -490,6 +491,49 @@ def test_a_change_outlives_a_broken_line(visit: Visit, review: Review) -> None:
     assert review.cells()[cell]["label"] == "monocyte"
     trail = review.api.get(f"{review.path}/trail").json()
     assert sum(entry["kind"] == "label" for entry in trail) == 1
+
+
+def test_a_slide_that_was_signed_offers_to_delete_its_images_only(
+    visit: Visit, api: httpx.Client
+) -> None:
+    made = api.post(
+        "slides", json={"name": "Smear to keep", "reader": "Ada Meyer", "keep_images": True}
+    ).json()
+    ((name, data),) = draw(1)
+    api.post(f"slides/{made['id']}/fields", files={"file": (name, data)}).raise_for_status()
+    where = f"{made['id']}/{made['readings'][0]['id']}"
+    path = f"slides/{made['id']}/readings/{made['readings'][0]['id']}"
+    row = visit.go("").locator(".slide", has_text="Smear to keep")
+    expect(row.get_by_role("button", name="Delete the slide")).to_be_visible()
+
+    def sign() -> None:
+        cells = api.get(path).json()["cells"]
+        seen = api.get(path).json()["revision"]
+        body = {"id": str(uuid4()), "revision": seen, "kind": "label", "label": "blast"}
+        api.post(f"{path}/changes", json={**body, "cells": [cells[0]["id"]]}).raise_for_status()
+        seen += 1
+        body = {"name": "Ada Meyer", "revision": seen, "leave_unidentified": True}
+        api.post(f"{path}/signature", json=body).raise_for_status()
+
+    sign()
+    api.post(f"{path}/versions", json={"name": "Ada Meyer", "reason": "Once more."})
+    visit.page.reload()
+    expect(row.get_by_role("button", name="Second reading")).to_be_visible()
+    expect(row.get_by_role("button", name="Delete")).to_have_count(0)  # one reading is open
+    sign()
+    page = visit.go(f"{where}/gallery")
+    expect(page.locator("a[data-file='set.zip']")).to_be_visible()
+    visit.go("")
+    row.get_by_role("button", name="Delete the images").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete the images").click()
+    expect(row.get_by_role("button", name="Delete")).to_have_count(0)
+    assert api.get(f"slides/{made['id']}").json()["images_deleted"]
+    visit.go(f"{where}/gallery")
+    expect(page.locator("a[data-file='cells.csv']")).to_be_visible()
+    expect(page.locator("a[data-file='set.zip']")).to_have_count(0)
+    expect(page.locator(".exports")).to_contain_text("it needs the images, and they are deleted")
+    refused = api.delete(f"slides/{made['id']}").json()["error"]["message"]
+    assert "keep_images" not in refused
 
 
 # --- two people -----------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ def test_undo_says_what_can_be_undone_now_and_is_for_ones_own_changes():
     assert "change-" not in str(late.value)  # an id says nothing to a person
     told = late.value.to_json()
     assert (told["undo"], told["redo"]) == ("change-2", None)
-    with pytest.raises(Refusal, match="by A, .*: 1 cell was called monocyte") as others:
+    with pytest.raises(Refusal, match=r"by A, .*: 1 cell was called monocyte") as others:
         check_wish(reader.review, Wish("u", 2, UNDO, target="change-2", by="B"))
     assert others.value.facts["concerned"] == [1]
     reader.do(UNDO)
@@ -287,7 +287,9 @@ def test_undo_says_what_can_be_undone_now_and_is_for_ones_own_changes():
 
 def test_a_signature_waits_for_doubtful_cells():
     reader = Reader()
-    assert "1 cell is unidentified" in hinder_signature(reader.review, leave_unidentified=False)[0]
+    (reason,) = hinder_signature(reader.review, leave_unidentified=False)
+    assert "1 cell is unidentified" in reason
+    assert "_" not in reason  # the page shows it to a person
     assert hinder_signature(reader.review, leave_unidentified=True) == []
     reader.do(DELETE, (0, 1, 2))
     assert "No cell is counted" in hinder_signature(reader.review, leave_unidentified=False)[0]

@@ -412,7 +412,8 @@ def hinder_signature(review: Review, *, leave_unidentified: bool) -> list[str]:
     if waiting and not leave_unidentified:
         reasons.append(
             f"{len(waiting)} {'cell is' if len(waiting) == 1 else 'cells are'} unidentified. "
-            "Label or delete them, or sign with leave_unidentified: they are then not counted."
+            "Give each a class, say that it is no leukocyte, or leave the doubtful cells out of the "
+            "count."
         )
     if not any(cell.counted for cell in review.cells.values()):
         reasons.append("No cell is counted. Add fields that show leukocytes, or label cells.")

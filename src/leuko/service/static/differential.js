@@ -60,6 +60,7 @@ export function makePanel(review) {
       reading.state,
       reading.version,
       reading.signature,
+      reading.slide.images_deleted,
       cells.length,
     ]);
     if (now === before) return;
