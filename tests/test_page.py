@@ -316,6 +316,56 @@ def test_what_was_signed_changes_only_as_a_new_version(
     expect(page.locator(".history")).to_contain_text("Signed")
 
 
+def test_images_are_looked_at_again_when_the_last_one_has_come(
+    visit: Visit, browser: Browser, api: httpx.Client
+) -> None:
+    files = [
+        (name, enlarge(data, part))
+        for (name, data), part in zip(draw(3), (1, 0.8, 0.72), strict=True)
+    ]
+    new = api.post("slides", json={"name": "Smear of three", "reader": "Ada Meyer"}).json()
+    place, where = f"slides/{new['id']}", f"{new['id']}/{new['readings'][0]['id']}"
+    for name, data in files:
+        api.post(f"{place}/fields", files={"file": (name, data)}).raise_for_status()
+    page = visit.go(f"{where}/gallery")
+    begun = {tile.get_attribute("id") for tile in page.locator(".tile").all()}
+    again = api.post(f"{place}/scale").json()
+    assert again["field"] is not None
+    path = f"{place}/readings/{new['readings'][0]['id']}"
+    now = {f"tile-{cell['id']}" for cell in api.get(path).json()["cells"]}
+    for gone in begun - now:
+        expect(page.locator(f"#{gone}")).to_have_count(0)
+    for come in now - begun:
+        expect(page.locator(f"#{come}")).to_be_attached()
+
+    page = visit.go("")
+    drop(page, files)
+    page.get_by_label("Name of the slide").fill("Smear of three more")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("3 of 3 images done").wait_for()
+    expect(page.get_by_role("link", name="Review the cells")).to_be_focused()
+    made = api.get("slides").json()[0]
+    assert made["name"] == "Smear of three more"
+    assert api.post(f"slides/{made['id']}/scale").json() == {"field": None, "left": 0}
+    found = api.get(f"slides/{made['id']}").json()["fields"]
+    for field in found:
+        row = page.locator(".files li", has_text=field["name"])
+        expect(row.locator(".note")).to_have_text(f"{len(field['cells'])} cells")
+    page.goto(f"{visit.url}/#/slides/{made['id']}/{made['readings'][0]['id']}/trail")
+    expect(page.locator(".history")).to_contain_text("at the scale of all images")
+
+
+def enlarge(data: bytes, part: float) -> bytes:
+    """The same number of pixels for less of a field."""
+    image = Image.open(io.BytesIO(data))
+    size = image.size
+    out = io.BytesIO()
+    image.crop((0, 0, round(size[0] * part), round(size[1] * part))).resize(size).save(
+        out, "JPEG", quality=90
+    )
+    return out.getvalue()
+
+
 def test_a_busy_service_is_asked_again_and_an_image_can_be_cancelled(
     visit: Visit, api: httpx.Client
 ) -> None:

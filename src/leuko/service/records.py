@@ -219,6 +219,8 @@ def replay(beginning: Iterable[Cell], changes: Sequence[Change]) -> Review:
                 fixed += done
                 done, undone = [], []
         for i in (*concerned.cells, *concerned.made):
+            if i not in cells:  # its field was looked at again since
+                continue
             touched[i] = change.revision
             if change.kind in BY_PERSONS:
                 changed[i] = change.revision
@@ -231,6 +233,8 @@ def replay(beginning: Iterable[Cell], changes: Sequence[Change]) -> Review:
 
 def _apply(cells: dict[int, Cell], change: Change) -> None:
     """Does one change that counts."""
+    if change.kind == FIELD:  # its cells are there from the beginning
+        return
     for i in change.cells:
         cell = cells[i]
         if change.kind == LABEL and change.label is None:
@@ -412,8 +416,8 @@ def hinder_signature(review: Review, *, leave_unidentified: bool) -> list[str]:
     if waiting and not leave_unidentified:
         reasons.append(
             f"{len(waiting)} {'cell is' if len(waiting) == 1 else 'cells are'} unidentified. "
-            "Give each a class, say that it is no leukocyte, or leave the doubtful cells out of the "
-            "count."
+            "Give each a class, say that it is no leukocyte, or leave the doubtful cells out of "
+            "the count."
         )
     if not any(cell.counted for cell in review.cells.values()):
         reasons.append("No cell is counted. Add fields that show leukocytes, or label cells.")

@@ -84,6 +84,11 @@ export class Reading extends EventTarget {
     if (answer.revision < this.revision) return;
     const cells = answer.cells ?? [];
     const own = new Set(made?.cells);
+    // A field that was looked at again at the scale of all images has other cells now.
+    const gone = (answer.changes ?? [])
+      .filter((change) => change.revision > this.revision)
+      .flatMap((change) => change.detail?.gone ?? []);
+    for (const id of gone) this.cells.delete(id);
     for (const change of answer.changes ?? []) {
       if (change.revision <= this.revision || !this.own.has(change.id)) continue;
       for (const id of [...change.cells, ...change.made]) own.add(id);
@@ -92,7 +97,9 @@ export class Reading extends EventTarget {
     for (const cell of cells) this.cells.set(cell.id, cell);
     this.take(answer);
     if (answer.reading) this.take({ ...answer.reading, revision: answer.revision });
-    if (cells.length) this.tell("cells", { ids: cells.map((cell) => cell.id), mine, by });
+    if (cells.length || gone.length)
+      this.tell("cells", { ids: cells.map((cell) => cell.id), mine, by });
+    if (gone.length) this.tell("fields");
     this.tell("state");
   }
 

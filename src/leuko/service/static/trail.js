@@ -45,7 +45,9 @@ export function makeTrail(review) {
       undo: () => "The change before was undone",
       redo: () => "The change was done again",
       field: () =>
-        `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
+        detail?.gone
+          ? `${detail.name} was looked at again, at the scale of all images: ${plural(cells.length, "cell")} instead of ${detail.gone.length}`
+          : `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
       arbitrate: () => "Arbitration of two readings",
       reading: () => "A reading was begun",
       changed: () =>
