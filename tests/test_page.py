@@ -429,6 +429,46 @@ def test_cells_are_moved_by_keys_and_nothing_is_lost_by_a_reload(
     expect(group(page, "unidentified").locator(f"#tile-{first}")).to_be_visible()
 
 
+def test_the_trail_says_in_which_field_and_from_what_to_what(visit: Visit, review: Review) -> None:
+    cell = review.having("pre-classified")[0]
+    facts = review.cells()[cell]
+    fields = review.api.get(review.path.split("/readings")[0]).json()["fields"]
+    name = next(field["name"] for field in fields if field["id"] == facts["field"])
+    review.change("label", cell, label="monocyte", by="Ben Roth")
+    last = review.api.get(review.path).json()["undo"]
+    review.change("undo", change=last, by="Ben Roth")
+    review.change("label", cell, label="blast", by="Ben Roth")
+    review.change("label", cell, label="basophil", by="Ben Roth")
+    page = visit.go(f"{review.where}/trail")
+    told = page.locator(".history p:not(.hint)")
+    expect(told.nth(0)).to_have_text(f"{name}: blast → basophil")
+    expect(told.nth(1)).to_have_text(f"{name}: {facts['label']} → blast")
+    expect(told.nth(2)).to_have_text(f"Undone: {name}: {facts['label']} → monocyte")
+    told.nth(0).get_by_role("link").click()
+    page.wait_for_url(f"**/cell/{cell}")
+
+
+def test_no_answer_is_called_certain(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    said = page.evaluate(
+        "import('./elements.js').then((e) => [1, 0.9967, 0.994, 0.5, 0.001, 0].map(e.likely))"
+    )
+    assert said == ["> 99", "> 99", "99", "50", "< 1", "0"]
+    captions = " ".join(page.locator(".tile .caption").all_text_contents())
+    assert "> 99\u00a0%" in captions
+    assert "100\u00a0%" not in captions
+
+
+def test_nucleated_red_cells_are_shown_with_their_limits(visit: Visit, review: Review) -> None:
+    review.change("label", *review.having("pre-classified")[:3], label="erythroblast")
+    page = visit.go(f"{review.where}/gallery")
+    found = review.api.get(f"{review.path}/differential").json()["reviewed"]["beside"]
+    (row,) = [one for one in found if one["label"] == "erythroblast"]
+    expect(page.get_by_role("row", name="erythroblast")).to_contain_text(
+        f"{row['per_100']:.1f} ({row['low']:.1f}–{row['high']:.1f}) per 100"
+    )
+
+
 def test_cells_are_moved_by_mouse(visit: Visit, review: Review) -> None:
     sure = [i for i, c in review.cells().items() if c["state"] == "pre-classified"
             and c["label"] == "neutrophil"][:4]  # fmt: skip
@@ -1062,6 +1102,16 @@ def test_narrow_windows_need_no_sideways_scrolling(visit: Visit, review: Review)
         page.locator("main :is(h1, h2, h3, .canvas .box):visible").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, where
         expect(page.get_by_text("Research use only. Not for diagnosis.")).to_be_in_viewport()
+    body = {"name": "Ada Meyer", "revision": review.api.get(review.path).json()["revision"]}
+    review.api.post(f"{review.path}/signature", json={**body, "leave_unidentified": True})
+    review.api.post(f"{review.path}/versions", json={"name": "Ada Meyer", "reason": "Once more."})
+    page = visit.go(f"{review.where}/gallery")
+    version = page.locator("#where .version")
+    expect(version).to_have_text("· version 2")
+    right = "(one) => one.getBoundingClientRect().right"
+    assert version.evaluate(right) <= page.locator("#where .state").evaluate(right) + 1
+    expect(version).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 def test_a_token_is_asked_for_once(

@@ -194,8 +194,12 @@ function drawPlot(row, raw, widest) {
 }
 
 function drawBeside(row, raw) {
+  const limits =
+    row.low === null || row.low === undefined ? "" : ` (${percent(row.low)}–${percent(row.high)})`;
   const per =
-    row.per_100 === null || row.per_100 === undefined ? "" : `${percent(row.per_100)} per 100`;
+    row.per_100 === null || row.per_100 === undefined
+      ? ""
+      : `${percent(row.per_100)}${limits} per 100`;
   return el(
     "tr",
     {},

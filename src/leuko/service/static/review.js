@@ -209,9 +209,10 @@ class Review {
         "span",
         { class: `state ${reading.state}` },
         icon(reading.signed ? "lock" : "pen"),
-        el("span", {
-          text: `${reading.reader || "first reading"}${reading.version > 1 ? ` · version ${reading.version}` : ""}`,
-        }),
+        el("span", { class: "who", text: reading.reader || "first reading" }),
+        reading.version > 1
+          ? el("span", { class: "version", text: `· version ${reading.version}` })
+          : null,
       ),
     );
     const views = document.getElementById("views");
