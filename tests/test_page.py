@@ -294,7 +294,8 @@ def test_what_was_signed_changes_only_as_a_new_version(
     page = visit.go(f"{review.where}/gallery")
     page.get_by_role("button", name="Sign …").click()
     page.get_by_role("button", name="Sign", exact=True).click()
-    expect(page.locator("dialog .wrong")).to_contain_text("unidentified")
+    expect(page.locator("dialog .wrong")).to_contain_text("leave the doubtful cells out of the")
+    expect(page.locator("dialog .wrong")).not_to_contain_text("leave_unidentified")
     page.get_by_label("out of the count").click()
     page.get_by_role("button", name="Sign", exact=True).click()
     expect(page.locator(".actions .signed")).to_be_visible()
@@ -313,6 +314,56 @@ def test_what_was_signed_changes_only_as_a_new_version(
     page.keyboard.press("4")
     expect(page.locator(".history")).to_contain_text("Two cells were swapped.")
     expect(page.locator(".history")).to_contain_text("Signed")
+
+
+def test_images_are_looked_at_again_when_the_last_one_has_come(
+    visit: Visit, browser: Browser, api: httpx.Client
+) -> None:
+    files = [
+        (name, enlarge(data, part))
+        for (name, data), part in zip(draw(3), (1, 0.8, 0.72), strict=True)
+    ]
+    new = api.post("slides", json={"name": "Smear of three", "reader": "Ada Meyer"}).json()
+    place, where = f"slides/{new['id']}", f"{new['id']}/{new['readings'][0]['id']}"
+    for name, data in files:
+        api.post(f"{place}/fields", files={"file": (name, data)}).raise_for_status()
+    page = visit.go(f"{where}/gallery")
+    begun = {tile.get_attribute("id") for tile in page.locator(".tile").all()}
+    again = api.post(f"{place}/scale").json()
+    assert again["field"] is not None
+    path = f"{place}/readings/{new['readings'][0]['id']}"
+    now = {f"tile-{cell['id']}" for cell in api.get(path).json()["cells"]}
+    for gone in begun - now:
+        expect(page.locator(f"#{gone}")).to_have_count(0)
+    for come in now - begun:
+        expect(page.locator(f"#{come}")).to_be_attached()
+
+    page = visit.go("")
+    drop(page, files)
+    page.get_by_label("Name of the slide").fill("Smear of three more")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("3 of 3 images done").wait_for()
+    expect(page.get_by_role("link", name="Review the cells")).to_be_focused()
+    made = api.get("slides").json()[0]
+    assert made["name"] == "Smear of three more"
+    assert api.post(f"slides/{made['id']}/scale").json() == {"field": None, "left": 0}
+    found = api.get(f"slides/{made['id']}").json()["fields"]
+    for field in found:
+        row = page.locator(".files li", has_text=field["name"])
+        expect(row.locator(".note")).to_have_text(f"{len(field['cells'])} cells")
+    page.goto(f"{visit.url}/#/slides/{made['id']}/{made['readings'][0]['id']}/trail")
+    expect(page.locator(".history")).to_contain_text("at the scale of all images")
+
+
+def enlarge(data: bytes, part: float) -> bytes:
+    """The same number of pixels for less of a field."""
+    image = Image.open(io.BytesIO(data))
+    size = image.size
+    out = io.BytesIO()
+    image.crop((0, 0, round(size[0] * part), round(size[1] * part))).resize(size).save(
+        out, "JPEG", quality=90
+    )
+    return out.getvalue()
 
 
 def test_a_busy_service_is_asked_again_and_an_image_can_be_cancelled(
@@ -376,6 +427,46 @@ def test_cells_are_moved_by_keys_and_nothing_is_lost_by_a_reload(
     expect(group(page, "monocyte").locator(f"#tile-{first}")).to_be_visible()
     page.keyboard.press("u")
     expect(group(page, "unidentified").locator(f"#tile-{first}")).to_be_visible()
+
+
+def test_the_trail_says_in_which_field_and_from_what_to_what(visit: Visit, review: Review) -> None:
+    cell = review.having("pre-classified")[0]
+    facts = review.cells()[cell]
+    fields = review.api.get(review.path.split("/readings")[0]).json()["fields"]
+    name = next(field["name"] for field in fields if field["id"] == facts["field"])
+    review.change("label", cell, label="monocyte", by="Ben Roth")
+    last = review.api.get(review.path).json()["undo"]
+    review.change("undo", change=last, by="Ben Roth")
+    review.change("label", cell, label="blast", by="Ben Roth")
+    review.change("label", cell, label="basophil", by="Ben Roth")
+    page = visit.go(f"{review.where}/trail")
+    told = page.locator(".history p:not(.hint)")
+    expect(told.nth(0)).to_have_text(f"{name}: blast → basophil")
+    expect(told.nth(1)).to_have_text(f"{name}: {facts['label']} → blast")
+    expect(told.nth(2)).to_have_text(f"Undone: {name}: {facts['label']} → monocyte")
+    told.nth(0).get_by_role("link").click()
+    page.wait_for_url(f"**/cell/{cell}")
+
+
+def test_no_answer_is_called_certain(visit: Visit, review: Review) -> None:
+    page = visit.go(f"{review.where}/gallery")
+    said = page.evaluate(
+        "import('./elements.js').then((e) => [1, 0.9967, 0.994, 0.5, 0.001, 0].map(e.likely))"
+    )
+    assert said == ["> 99", "> 99", "99", "50", "< 1", "0"]
+    captions = " ".join(page.locator(".tile .caption").all_text_contents())
+    assert "> 99\u00a0%" in captions
+    assert "100\u00a0%" not in captions
+
+
+def test_nucleated_red_cells_are_shown_with_their_limits(visit: Visit, review: Review) -> None:
+    review.change("label", *review.having("pre-classified")[:3], label="erythroblast")
+    page = visit.go(f"{review.where}/gallery")
+    found = review.api.get(f"{review.path}/differential").json()["reviewed"]["beside"]
+    (row,) = [one for one in found if one["label"] == "erythroblast"]
+    expect(page.get_by_role("row", name="erythroblast")).to_contain_text(
+        f"{row['per_100']:.1f} ({row['low']:.1f}–{row['high']:.1f}) per 100"
+    )
 
 
 def test_cells_are_moved_by_mouse(visit: Visit, review: Review) -> None:
@@ -492,6 +583,49 @@ def test_a_change_outlives_a_broken_line(visit: Visit, review: Review) -> None:
     assert sum(entry["kind"] == "label" for entry in trail) == 1
 
 
+def test_a_slide_that_was_signed_offers_to_delete_its_images_only(
+    visit: Visit, api: httpx.Client
+) -> None:
+    made = api.post(
+        "slides", json={"name": "Smear to keep", "reader": "Ada Meyer", "keep_images": True}
+    ).json()
+    ((name, data),) = draw(1)
+    api.post(f"slides/{made['id']}/fields", files={"file": (name, data)}).raise_for_status()
+    where = f"{made['id']}/{made['readings'][0]['id']}"
+    path = f"slides/{made['id']}/readings/{made['readings'][0]['id']}"
+    row = visit.go("").locator(".slide", has_text="Smear to keep")
+    expect(row.get_by_role("button", name="Delete the slide")).to_be_visible()
+
+    def sign() -> None:
+        cells = api.get(path).json()["cells"]
+        seen = api.get(path).json()["revision"]
+        body = {"id": str(uuid4()), "revision": seen, "kind": "label", "label": "blast"}
+        api.post(f"{path}/changes", json={**body, "cells": [cells[0]["id"]]}).raise_for_status()
+        seen += 1
+        body = {"name": "Ada Meyer", "revision": seen, "leave_unidentified": True}
+        api.post(f"{path}/signature", json=body).raise_for_status()
+
+    sign()
+    api.post(f"{path}/versions", json={"name": "Ada Meyer", "reason": "Once more."})
+    visit.page.reload()
+    expect(row.get_by_role("button", name="Second reading")).to_be_visible()
+    expect(row.get_by_role("button", name="Delete")).to_have_count(0)  # one reading is open
+    sign()
+    page = visit.go(f"{where}/gallery")
+    expect(page.locator("a[data-file='set.zip']")).to_be_visible()
+    visit.go("")
+    row.get_by_role("button", name="Delete the images").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete the images").click()
+    expect(row.get_by_role("button", name="Delete")).to_have_count(0)
+    assert api.get(f"slides/{made['id']}").json()["images_deleted"]
+    visit.go(f"{where}/gallery")
+    expect(page.locator("a[data-file='cells.csv']")).to_be_visible()
+    expect(page.locator("a[data-file='set.zip']")).to_have_count(0)
+    expect(page.locator(".exports")).to_contain_text("it needs the images, and they are deleted")
+    refused = api.delete(f"slides/{made['id']}").json()["error"]["message"]
+    assert "keep_images" not in refused
+
+
 # --- two people -----------------------------------------------------------------------------------
 
 
@@ -523,6 +657,85 @@ def test_two_browsers_see_each_other_and_lose_nothing(
     expect(group(page, "lymphocyte").locator(f"#tile-{two}")).to_be_visible()
     others.unroute_all(behavior="ignoreErrors")
     second.close()
+
+
+def test_changes_are_kept_under_the_name_of_who_makes_them(
+    browser: Browser, service: Service, review: Review
+) -> None:
+    visit = Visit(browser, service.url, reader="")
+    page = visit.go(f"{review.where}/gallery")
+    one, two = review.having("unidentified")[:2]
+    you = page.locator("#reader")
+    expect(you).to_contain_text("no name yet")
+    tile(page, one).click()
+    page.keyboard.press("m")
+    page.get_by_role("button", name="Cancel").click()  # without a name nothing is changed
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert review.cells()[one]["state"] == "unidentified"
+    tile(page, one).click()
+    page.keyboard.press("m")
+    page.get_by_label("Your name").fill("Ben Roth")
+    page.get_by_role("button", name="Go on").click()
+    expect(group(page, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    tile(page, two).click()
+    page.keyboard.press("b")  # not asked again
+    expect(group(page, "basophil").locator(f"#tile-{two}")).to_be_visible()
+    expect(you).to_have_text("You: Ben Roth")
+    page.get_by_role("button", name="Sign …").click()
+    expect(page.get_by_label("Your name")).to_have_value("Ben Roth")
+    page.get_by_role("button", name="Cancel").click()
+    you.click()
+    page.get_by_label("Your name").fill("Bea Roth")
+    page.get_by_role("button", name="Go on").click()
+    expect(you).to_have_text("You: Bea Roth")
+    trail = review.api.get(f"{review.path}/trail").json()
+    assert [entry["by"] for entry in trail if entry["kind"] == "label"] == ["Ben Roth"] * 2
+    visit.close()
+
+
+def test_the_name_to_sign_with_is_never_that_of_the_reading(
+    browser: Browser, service: Service, review: Review
+) -> None:
+    visit = Visit(browser, service.url, reader="")
+    page = visit.go(f"{review.where}/gallery")
+    page.get_by_role("button", name="Sign …").click()
+    expect(page.get_by_label("Your name")).to_have_value("")
+    visit.close()
+
+
+def test_undo_leaves_what_another_person_changed(visit: Visit, review: Review) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    review.change("label", one, label="monocyte", by="Ben Roth")
+    expect(group(page, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    page.keyboard.press("z")
+    expect(page.locator("#notices .warn")).to_contain_text(
+        "The last change is by Ben Roth, and undo is for one's own changes: "
+        "1 cell was called monocyte."
+    )
+    expect(tile(page, one)).to_be_focused()
+    assert review.cells()[one]["label"] == "monocyte"
+    tile(page, two).click()
+    page.keyboard.press("b")
+    expect(group(page, "basophil").locator(f"#tile-{two}")).to_be_visible()
+    page.keyboard.press("z")
+    expect(group(page, "unidentified").locator(f"#tile-{two}")).to_be_visible()
+
+
+def test_undo_works_after_a_refused_change(visit: Visit, review: Review) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = visit.go(f"{review.where}/gallery")
+    page.route("**/changes?since=*&wait=*", lambda route: _hold(route))
+    tile(page, one).click()
+    page.keyboard.press("m")
+    expect(group(page, "monocyte").locator(f"#tile-{one}")).to_be_visible()
+    review.change("label", two, label="blast", by="Ada Meyer")  # in another window of hers
+    tile(page, two).click()
+    page.keyboard.press("l")
+    expect(page.locator("#notices .warn")).to_contain_text("it is blast now")
+    page.keyboard.press("z")
+    expect(group(page, "unidentified").locator(f"#tile-{two}")).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
@@ -889,6 +1102,16 @@ def test_narrow_windows_need_no_sideways_scrolling(visit: Visit, review: Review)
         page.locator("main :is(h1, h2, h3, .canvas .box):visible").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, where
         expect(page.get_by_text("Research use only. Not for diagnosis.")).to_be_in_viewport()
+    body = {"name": "Ada Meyer", "revision": review.api.get(review.path).json()["revision"]}
+    review.api.post(f"{review.path}/signature", json={**body, "leave_unidentified": True})
+    review.api.post(f"{review.path}/versions", json={"name": "Ada Meyer", "reason": "Once more."})
+    page = visit.go(f"{review.where}/gallery")
+    version = page.locator("#where .version")
+    expect(version).to_have_text("· version 2")
+    right = "(one) => one.getBoundingClientRect().right"
+    assert version.evaluate(right) <= page.locator("#where .state").evaluate(right) + 1
+    expect(version).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 def test_a_token_is_asked_for_once(

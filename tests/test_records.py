@@ -236,7 +236,7 @@ def test_cells_say_themselves_in_which_field_they_lie():
         assert check_wish(reader.review, replace(asked, field=None)) == cells
     reader.do(DELETE, (2,))
     with pytest.raises(Refusal, match="names field 2"):
-        check_wish(reader.review, Wish("a", 1, UNDO, field=2, target="change-1"))
+        check_wish(reader.review, Wish("a", 1, UNDO, field=2, target="change-1", by="A"))
 
 
 def test_nothing_is_overwritten_unseen():
@@ -267,9 +267,29 @@ def test_undo_of_what_somebody_else_did_meanwhile_is_refused():
     assert [c["id"] for c in refused.value.to_json()["cells"]] == [1]
 
 
+def test_undo_says_what_can_be_undone_now_and_is_for_ones_own_changes():
+    reader = Reader()
+    reader.do(LABEL, (0,), "blast")
+    reader.do(LABEL, (1,), "monocyte")
+    with pytest.raises(Refusal, match="before this undo arrived") as late:
+        check_wish(reader.review, Wish("u", 2, UNDO, target="change-1", by="A"))
+    assert "change-" not in str(late.value)  # an id says nothing to a person
+    told = late.value.to_json()
+    assert (told["undo"], told["redo"]) == ("change-2", None)
+    with pytest.raises(Refusal, match=r"by A, .*: 1 cell was called monocyte") as others:
+        check_wish(reader.review, Wish("u", 2, UNDO, target="change-2", by="B"))
+    assert others.value.facts["concerned"] == [1]
+    reader.do(UNDO)
+    with pytest.raises(Refusal, match="by A"):
+        check_wish(reader.review, Wish("r", 3, REDO, target="change-2", by="B"))
+    assert check_wish(reader.review, Wish("r", 3, REDO, target="change-2", by="A")) == (1,)
+
+
 def test_a_signature_waits_for_doubtful_cells():
     reader = Reader()
-    assert "1 cell is unidentified" in hinder_signature(reader.review, leave_unidentified=False)[0]
+    (reason,) = hinder_signature(reader.review, leave_unidentified=False)
+    assert "1 cell is unidentified" in reason
+    assert "_" not in reason  # the page shows it to a person
     assert hinder_signature(reader.review, leave_unidentified=True) == []
     reader.do(DELETE, (0, 1, 2))
     assert "No cell is counted" in hinder_signature(reader.review, leave_unidentified=False)[0]

@@ -16,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from leuko.data.drawing import draw_field
-from leuko.data.image import decode_image, encode_jpeg, encode_png
+from leuko.data.image import decode_image, encode_jpeg, encode_png, resize_image
 from leuko.errors import LeukoError
 from leuko.service.app import create_app
 from leuko.service.settings import ServiceSettings
@@ -97,9 +97,13 @@ def test_from_an_image_to_a_signature(client: TestClient):
     assert first["revision"] == reading["revision"] + 1
     assert [c["id"] for c in first["cells"]] == [cells[0]["id"]]
     assert first["reading"]["undo"] == first["changes"][-1]["id"]
-    undone = slide.change("undo", change=first["reading"]["undo"]).json()
+    refused = slide.change("undo", change=first["reading"]["undo"], by="B")
+    assert refused.status_code == 409
+    assert "The last change is by A" in refused.json()["error"]["message"]
+    assert refused.json()["undo"] == first["reading"]["undo"]
+    undone = slide.change("undo", change=first["reading"]["undo"], by="A").json()
     assert undone["cells"][0]["label"] == cells[0]["label"]
-    assert slide.change("redo", change=undone["reading"]["redo"]).status_code == 200
+    assert slide.change("redo", change=undone["reading"]["redo"], by="A").status_code == 200
     counts = client.get(f"{slide.path}/differential").json()
     assert counts["reviewed"]["pictures"] == 2
     assert counts["machine"]["reader"] is None
@@ -201,6 +205,79 @@ def test_the_machine_counts_as_the_library_does(tmp_path: Path):
         assert told["machine"][part] == expected[part], part
     # No cell is lost on the way to a person's eyes.
     assert len(waiting) == sum(a.state != "pre-classified" and a.cell is not None for a in answers)
+
+
+def test_the_order_of_images_makes_no_difference(tmp_path: Path):
+    predictor = load(threads=1)
+    images = [encode_png(draw_far(seed, scale)) for seed, scale in enumerate((1.0, 0.8, 0.72))]
+    record = read_record(predictor.bundle.facts, predictor.bundle.id)
+    expected = count_predictions(predictor.predict(images), record=record).to_json()
+    told, before = [], []
+    with TestClient(
+        create_app(predictor, Store.open(tmp_path / "leuko.db")), base_url="http://127.0.0.1"
+    ) as client:
+        for order in ((0, 1, 2), (2, 1, 0)):
+            slide = Slide(client, fields=0)
+            for number in order:
+                assert slide.upload(images[number], f"{number}.png").status_code == 201
+            before.append(describe(slide))
+            client.get(f"{slide.path}/differential")  # is kept until something changes it
+            settle(slide)
+            told.append(describe(slide))
+            counts = client.get(f"{slide.path}/differential").json()["machine"]
+            for part in ("cells", "rows", "beside", "unidentified", "rejected"):
+                assert counts[part] == expected[part], part
+            trail = client.get(f"{slide.path}/trail").json()
+            assert any("gone" in entry["detail"] for entry in trail)
+            news = client.get(f"{slide.path}/changes?since=0").json()
+            assert {c["id"] for c in news["cells"]} == set(slide.ids())
+    assert before[0] != before[1]  # or there would be nothing to settle
+    assert told[0] == told[1]
+
+
+def test_what_a_person_changed_is_not_looked_at_again(client: TestClient):
+    slide = Slide(client, fields=0)
+    for seed, scale in enumerate((1.0, 0.8, 0.72)):
+        assert slide.upload(encode_png(draw_far(seed, scale)), f"{seed}.png").status_code == 201
+        if not seed:
+            kept = slide.ids()
+            assert slide.change("label", kept[0], label="blast", by="A").status_code == 200
+    settle(slide)
+    assert set(kept) <= set(slide.ids())
+    labels = {cell["id"]: cell["label"] for cell in slide.read()["cells"]}
+    assert labels[kept[0]] == "blast"
+    late = Slide(client, fields=0)
+    for seed, scale in enumerate((1.0, 0.8)):
+        assert late.upload(encode_png(draw_far(seed, scale)), f"{seed}.png").status_code == 201
+    late.change("label", late.ids()[-1], label="blast", by="A")
+    assert late.sign().status_code == 200
+    assert client.post(f"{late.place}/scale").json() == {"field": None, "left": 0}
+
+
+def draw_far(seed: int, scale: float) -> np.ndarray:
+    """A field whose own scale differs from that of the others, in the same number of pixels."""
+    rng = np.random.default_rng(seed)
+    whole = draw_field(rng, KINDS * 2, mark=False, blur=0.8).image
+    height, width = whole.shape[:2]
+    part = whole[: round(height * scale), : round(width * scale)]
+    return resize_image(np.ascontiguousarray(part), height, width)
+
+
+def settle(slide: Slide) -> None:
+    for _ in range(10):
+        if slide.client.post(f"{slide.place}/scale").json()["field"] is None:
+            return
+    raise AssertionError("there is always one more")
+
+
+def describe(slide: Slide) -> list[Any]:
+    """The cells without their numbers."""
+    fields = slide.client.get(slide.place).json()["fields"]
+    names = {field["id"]: field["name"] for field in fields}
+    return sorted(
+        (names[c["field"]], c["box"], c["label"], c["machine"]["probability"], c["state"])
+        for c in slide.read()["cells"]
+    )
 
 
 def test_a_bad_file_is_listed_and_the_rest_goes_on(client: TestClient):

@@ -46,7 +46,8 @@ class Draft:
         name, data, sha256: As for `leuko.service.fields.Picture`.
         width, height: In px.
         own_scale: Pixels per µm, measured in this picture.
-        cells: Found at the scale that was taken for it.
+        cut_scale: At which its cells were found; None if that matters to none.
+        cells: Found at that scale.
         inputs: (N, S, S, 3), what the network will see of them.
         portraits: JPEG, what people will see of them.
     """
@@ -57,6 +58,7 @@ class Draft:
     width: int
     height: int
     own_scale: float
+    cut_scale: float | None
     cells: tuple[Leukocyte, ...]
     inputs: Pixels
     portraits: tuple[bytes, ...]
@@ -85,18 +87,20 @@ def examine(
     height, width = pixels.shape[:2]
     prepared = bundle.facts.preprocessing
     own = estimate_scale(pixels)
+    cut = None
     if prepared.view == "field":
         found = [Leukocyte(0.0, 0.0, float(width), float(height), score=1.0, scale=own)]
     else:
-        found = find_cells(pixels, choose_scale((width, height), own))
-    return _draft(bundle, pixels, own, found, name=name, data=data, sha256=digest)
+        cut = choose_scale((width, height), own)
+        found = find_cells(pixels, cut)
+    return _draft(bundle, pixels, own, found, cut=cut, name=name, data=data, sha256=digest)
 
 
 def answer(bundle: Bundle, draft: Draft) -> Picture:
     """Has the network name the cells of a draft."""
     return Picture(
         draft.name, draft.data, draft.sha256, draft.width, draft.height, draft.own_scale,
-        findings=name_cells(bundle, draft),
+        findings=name_cells(bundle, draft), cut_scale=draft.cut_scale,
     )  # fmt: skip
 
 
@@ -188,12 +192,12 @@ def reencode(data: bytes, longest: int | None) -> bytes:
 
 def _draft(
     bundle: Bundle, pixels: Pixels, scale: float, cells: Sequence[Leukocyte], *,
-    name: str = "", data: bytes = b"", sha256: str = "",
+    cut: float | None = None, name: str = "", data: bytes = b"", sha256: str = "",
 ) -> Draft:  # fmt: skip
     height, width = pixels.shape[:2]
     portraits = tuple(cut_portrait(pixels, _round(cell)) for cell in cells)
     inputs = _cut(bundle, pixels, cells)
-    return Draft(name, data, sha256, width, height, scale, tuple(cells), inputs, portraits)
+    return Draft(name, data, sha256, width, height, scale, cut, tuple(cells), inputs, portraits)
 
 
 def _cut(bundle: Bundle, pixels: Pixels, cells: Sequence[Leukocyte]) -> Pixels:

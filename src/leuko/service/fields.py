@@ -5,11 +5,12 @@ Each function is one transaction. Knows what lies where; knows nothing of how ce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from leuko.service import tables
 from leuko.service.records import FIELD, SIGNED, Change
@@ -39,6 +40,7 @@ class Picture:
         scale: Pixels per µm, measured in this field alone.
         aside: Reason and sentence, if it couldn't be read.
         findings: Its cells.
+        cut_scale: Pixels per µm at which they were found; None if that matters to none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Picture:
     scale: float | None = None
     aside: tuple[str, str] | None = None
     findings: tuple[Finding, ...] = ()
+    cut_scale: float | None = None
 
 
 def find_field_of(store: Store, slide: int, *, key: str | None, sha256: str) -> int | None:
@@ -83,28 +86,109 @@ def add_field(store: Store, slide: int, picture: Picture, *, key: str | None) ->
         there = _check_new_field(connection, slide, key, picture.sha256)
         if there is not None:
             return there
-        reason, detail = picture.aside or (None, None)
+        reason, why = picture.aside or (None, None)
         at = now()
         field = insert_row(
             connection, tables.fields, slide=slide, name=picture.name, key=key,
             sha256=picture.sha256, width=picture.width, height=picture.height,
-            scale=picture.scale, reason=reason, detail=detail, created=at,
+            scale=picture.scale, reason=reason, detail=why, created=at,
         )  # fmt: skip
         if picture.aside is None:
             insert_row(connection, tables.images, field=field, data=picture.data)
         found = insert_cells(connection, slide, field, picture.findings)
+        detail = {"field": field, "name": picture.name, "scale": picture.cut_scale}
         for row in waiting:
             append(
                 connection,
                 Change(
                     f"field-{field}", row.revision + 1, FIELD, tuple(found), at=at,
-                    version=row.version, detail={"field": field, "name": picture.name},
+                    version=row.version, detail=detail,
                 ),
                 reading=row.id,
             )  # fmt: skip
     for row in waiting:
         store.tell(row.id)
     return field
+
+
+def list_unsettled(store: Store, slide: int) -> dict[int, float]:
+    """Fields whose cells were found at another scale than that of all images now, with that scale.
+
+    The first image of a slide is looked at before the scale of the others is known. A field stays
+    as it is once a person changed one of its cells, and all do once a reading is signed.
+
+    Raises:
+        Refusal: 404.
+    """
+    with store.read() as connection:
+        return _list_unsettled(connection, slide)
+
+
+def replace_cells(
+    store: Store, slide: int, field: int, scale: float, findings: Sequence[Finding]
+) -> None:
+    """Puts what was found at another scale in the place of a field's cells, in every reading.
+
+    Nothing is done if somebody changed one of them meanwhile, or other images changed the scale.
+    """
+    with store.write() as connection:
+        waiting = lock_readings(connection, slide)
+        if _list_unsettled(connection, slide).get(field) != scale:
+            return
+        (there,) = list_fields(connection, slide, field)
+        gone = there["cells"]
+        connection.execute(delete(tables.cells).where(tables.cells.c.id.in_(gone)))
+        found = insert_cells(connection, slide, field, findings)
+        detail = {"field": field, "name": there["name"], "scale": scale, "gone": gone}
+        for row in waiting:
+            append(
+                connection,
+                Change(
+                    f"field-{field}-{row.revision + 1}", row.revision + 1, FIELD, tuple(found),
+                    at=now(), version=row.version, detail=detail,
+                ),
+                reading=row.id,
+            )  # fmt: skip
+    for row in waiting:
+        store.tell(row.id)
+
+
+def _list_unsettled(connection: Connection, slide: int) -> dict[int, float]:
+    if find_slide(connection, slide).images_deleted:
+        return {}
+    readings = connection.execute(
+        select(tables.readings).where(tables.readings.c.slide == slide)
+    ).all()
+    if any(row.state == SIGNED or row.version > 1 or row.arbitrates for row in readings):
+        return {}
+    changes = tables.changes.c
+    cut: dict[int, float | None] = {}
+    changed: set[int] = set()
+    made = select(changes.kind, changes.cells, changes.made, changes.detail).where(
+        changes.reading.in_([row.id for row in readings])
+    )
+    for kind, concerned, added, detail in connection.execute(
+        made.order_by(changes.reading, changes.revision)
+    ):
+        if kind == FIELD:
+            cut[detail["field"]] = detail.get("scale")
+        else:
+            changed |= {*concerned, *added}
+    cells = select(tables.cells.c.id, tables.cells.c.field).where(tables.cells.c.slide == slide)
+    kept = {field for cell, field in connection.execute(cells) if cell in changed}
+    sizes: dict[tuple[int, int], list[tuple[int, float]]] = {}
+    measured = select(tables.fields).where(
+        tables.fields.c.slide == slide, tables.fields.c.scale.is_not(None)
+    )
+    for row in connection.execute(measured.order_by(tables.fields.c.id)):
+        sizes.setdefault((row.width, row.height), []).append((row.id, row.scale))
+    found = {}
+    for alike in sizes.values():
+        scale = float(np.median([own for _, own in alike]))
+        for field, _ in alike:
+            if field not in kept and cut.get(field) not in (None, scale):
+                found[field] = scale
+    return found
 
 
 def read_field(store: Store, slide: int, field: int) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def add_readings(
         found = reviews.load_reading(store, sid, rid, version=version)
         slide = found.recall(shelf.read_slide(store, sid))
         own = record if slide["model"] == bundle.id else None
-        state = slide["name"], slide["target"], len(slide["fields"])
+        # Others than before, if an image was looked at again.
+        cells = tuple(i for field in slide["fields"] for i in field["cells"])
+        state = slide["name"], slide["target"], len(slide["fields"]), cells
         signed = found.outline["version"] if found.signed else None
         return {
             "machine": tell_machine(sid, rid, signed, state),

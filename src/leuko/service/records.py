@@ -3,7 +3,8 @@
     beginning (the machine's cells) + changes in order → cells as they are now
 
 Nothing is ever overwritten: a change is added, and the present is worked out anew from all of them.
-Undo takes the last change from the pile, redo puts it back; both are changes themselves.
+Undo takes the last change from the pile, redo puts it back; both are changes themselves. Only who
+made a change undoes it, or does it again.
 
 Knows readings; knows nothing of databases, requests or pictures.
 """
@@ -218,6 +219,8 @@ def replay(beginning: Iterable[Cell], changes: Sequence[Change]) -> Review:
                 fixed += done
                 done, undone = [], []
         for i in (*concerned.cells, *concerned.made):
+            if i not in cells:  # its field was looked at again since
+                continue
             touched[i] = change.revision
             if change.kind in BY_PERSONS:
                 changed[i] = change.revision
@@ -230,6 +233,8 @@ def replay(beginning: Iterable[Cell], changes: Sequence[Change]) -> Review:
 
 def _apply(cells: dict[int, Cell], change: Change) -> None:
     """Does one change that counts."""
+    if change.kind == FIELD:  # its cells are there from the beginning
+        return
     for i in change.cells:
         cell = cells[i]
         if change.kind == LABEL and change.label is None:
@@ -321,25 +326,44 @@ def check_wish(review: Review, wish: Wish) -> tuple[int, ...]:
     return wish.cells
 
 
-def conflict(review: Review, wish: Wish, message: str) -> Refusal:
-    """The refusal that shows how the cells are now."""
+def conflict(review: Review, wish: Wish, message: str, **facts: Any) -> Refusal:
+    """The refusal that shows how the cells are now, and what can be undone."""
     known = [review.cells[i] for i in wish.cells if i in review.cells]
     shown = {cell.id: cell for cell in (*known, *review.since(wish.seen))}
     return Refusal(
-        409, "conflict", message, revision=review.revision,
-        cells=[cell.to_json() for cell in shown.values()],
+        409, "conflict", message, revision=review.revision, undo=review.undo, redo=review.redo,
+        cells=[cell.to_json() for cell in shown.values()], **facts,
     )  # fmt: skip
 
 
 def _check_pile(review: Review, wish: Wish) -> tuple[int, ...]:
     pile = review.done if wish.kind == UNDO else review.undone
     if not pile or pile[-1].id != wish.target:
-        now = f"it would be {pile[-1].id} now" if pile else "there is nothing of that kind now"
+        now = "it would be about another one now" if pile else "nothing is left for it now"
         raise conflict(
-            review, wish, f"This isn't the change that {wish.kind} is about: {now}. Look at how "
-            "the reading is, and decide again.",
+            review, wish, f"The reading was changed before this {wish.kind} arrived, and {now}. "
+            "Look at how the reading is, and decide again.",
         )  # fmt: skip
-    return pile[-1].cells
+    last = pile[-1]
+    if last.by != wish.by:  # nobody's decision goes unseen because another person pressed a key
+        concerned = (*last.cells, *last.made)
+        raise conflict(
+            review, replace(wish, cells=concerned),
+            f"The last change is by {last.by or 'somebody without a name'}, and {wish.kind} is for "
+            f"one's own changes: {_tell(last)}. Look at {'it' if len(concerned) == 1 else 'them'}; "
+            "to have it otherwise, decide anew.", concerned=list(concerned),
+        )  # fmt: skip
+    return last.cells
+
+
+def _tell(change: Change) -> str:
+    """What was done, in words: ``2 cells were called monocyte``."""
+    number = len(change.cells or change.made)
+    done = {
+        LABEL: f"called {change.label or UNIDENTIFIED}", CONFIRM: "confirmed",
+        DELETE: "called no leukocyte", RESTORE: "brought back", ADD: "added", SPLIT: "split",
+    }  # fmt: skip
+    return f"{number} {'cell was' if number == 1 else 'cells were'} {done[change.kind]}"
 
 
 def _check_shape(wish: Wish) -> None:
@@ -392,7 +416,8 @@ def hinder_signature(review: Review, *, leave_unidentified: bool) -> list[str]:
     if waiting and not leave_unidentified:
         reasons.append(
             f"{len(waiting)} {'cell is' if len(waiting) == 1 else 'cells are'} unidentified. "
-            "Label or delete them, or sign with leave_unidentified: they are then not counted."
+            "Give each a class, say that it is no leukocyte, or leave the doubtful cells out of "
+            "the count."
         )
     if not any(cell.counted for cell in review.cells.values()):
         reasons.append("No cell is counted. Add fields that show leukocytes, or label cells.")

@@ -38,4 +38,4 @@ class Refusal(LeukoError):  # noqa: N818 - an answer among others, not a fault
         return {"error": {"code": self.code, "message": str(self), **within}, **beside}
 
 
-BESIDE = ("revision", "cells")  # the present state, as in an answer to a change
+BESIDE = ("revision", "cells", "undo", "redo")  # the present state, as in an answer to a change

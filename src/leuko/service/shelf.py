@@ -99,8 +99,8 @@ def list_slides(store: Store) -> list[dict[str, Any]]:
     """All slides, the newest first, as the API lists them."""
     with store.read() as connection:
         slides = connection.execute(select(tables.slides).order_by(tables.slides.c.id.desc()))
-        found = [{"id": s.id, "name": s.name, "created": s.created, "target": s.target}
-                 for s in slides]  # fmt: skip
+        found = [{"id": s.id, "name": s.name, "created": s.created, "target": s.target,
+                  "images_deleted": s.images_deleted} for s in slides]  # fmt: skip
         numbers = {kind: _count(connection, getattr(tables, kind)) for kind in ("fields", "cells")}
         readings: dict[int, list[dict[str, Any]]] = {}
         for row in connection.execute(select(tables.readings).order_by(tables.readings.c.id)):
@@ -182,8 +182,8 @@ def delete_slide(store: Store, slide: int) -> None:
         if connection.execute(signed.limit(1)).first():
             raise Refusal(
                 423, "signed",
-                "This slide has been signed; what was signed stays. Its images can be deleted by "
-                "setting keep_images to false before the signature.",
+                "This slide has been signed, and what was signed stays. Its images alone can be "
+                "deleted once none of its readings is open.",
             )  # fmt: skip
         # Once the parts of a split cell could be kept with a field of another slide.
         fields = select(tables.fields.c.id).where(tables.fields.c.slide == slide)
@@ -240,11 +240,11 @@ def delete_images(connection: Connection, slide: int) -> int:
 
 
 def images_gone(slide: Row[Any]) -> Refusal:
-    """For images that were deleted at the signature."""
+    """For images that were deleted, at the signature or later."""
     return Refusal(
         410, "images_deleted",
-        f"The images of this slide were deleted at its signature ({slide.images_deleted}), as its "
-        "settings say. Boxes, labels and counts are kept.",
+        f"The images of this slide were deleted after its signature ({slide.images_deleted}). "
+        "Boxes, labels and counts are kept.",
     )  # fmt: skip
 
 

@@ -145,8 +145,8 @@ def delete_images_now(store: Store, slide: int, *, by: str) -> None:
         if any(row.state == OPEN for row in readings):
             raise Refusal(
                 409, "open",
-                "A reading of this slide is open and needs the images. Sign it first, or delete "
-                "the slide.",
+                "A reading of this slide is open and needs the images. Sign it first, or, if "
+                "nothing of the slide was ever signed, delete the slide.",
             )  # fmt: skip
         if above.images_deleted:
             return

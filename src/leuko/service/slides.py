@@ -22,6 +22,7 @@ from leuko.service.exports import add_exports
 from leuko.service.readings import add_readings
 from leuko.service.records import LONGEST_NAME, clean_text
 from leuko.service.refusals import Refusal
+from leuko.service.shelf import Finding
 from leuko.service.store import Store
 from leuko.service.uploads import Upload, receive_files
 from leuko.service.waiting import Waiting
@@ -126,6 +127,19 @@ def make_router(store: Store, predictor: Predictor, queue: Queue) -> APIRouter:
             )
         return await to_thread.run_sync(partial(fields.read_field, store, sid, there))
 
+    @router.post("/slides/{sid}/scale", summary="All images are here: look again at one, if needed")
+    async def settle_scale(sid: Id) -> dict[str, Any]:
+        left = await to_thread.run_sync(partial(fields.list_unsettled, store, sid))
+        if not left:
+            return {"field": None, "left": 0}
+        field, scale = next(iter(left.items()))
+        data = await to_thread.run_sync(partial(fields.read_image, store, sid, field))
+        again = partial(_look_again, bundle, queue, data, scale)
+        findings = await queue.run(again, size=len(data))
+        replace = partial(fields.replace_cells, store, sid, field, scale, findings)
+        await to_thread.run_sync(replace)
+        return {"field": field, "left": len(left) - 1}
+
     @router.get(
         "/slides/{sid}/fields/{fid}/image", response_class=Response, responses=JPEG,
         summary="The image, as JPEG",
@@ -149,6 +163,14 @@ def _look(store: Store, bundle: Bundle, queue: Queue, sid: int, file: Upload) ->
     with queue.decoding:
         draft = examine(bundle, file.data, file.name, partial(fields.measure_scale, store, sid))
     return draft if isinstance(draft, fields.Picture) else answer(bundle, draft)
+
+
+def _look_again(bundle: Bundle, queue: Queue, data: bytes, scale: float) -> tuple[Finding, ...]:
+    """Finds and names the cells of an image that is kept, at the scale of all; in the queue."""
+    with queue.decoding:
+        draft = examine(bundle, data, "", lambda _size, _own: scale)
+    assert not isinstance(draft, fields.Picture)  # it could be read when it came
+    return answer(bundle, draft).findings
 
 
 def _find_repeated(store: Store, sid: int, key: str | None, data: bytes) -> int | None:

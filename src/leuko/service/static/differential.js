@@ -4,7 +4,6 @@
 import { button, el, icon, percent, plural, put, svg } from "./elements.js";
 import { isDoubtful, isOpen } from "./reading.js";
 import { makeExports } from "./signing.js";
-import { getReader } from "./reader.js";
 
 export function makePanel(review) {
   const { reading } = review;
@@ -61,6 +60,7 @@ export function makePanel(review) {
       reading.state,
       reading.version,
       reading.signature,
+      reading.slide.images_deleted,
       cells.length,
     ]);
     if (now === before) return;
@@ -194,8 +194,12 @@ function drawPlot(row, raw, widest) {
 }
 
 function drawBeside(row, raw) {
+  const limits =
+    row.low === null || row.low === undefined ? "" : ` (${percent(row.low)}–${percent(row.high)})`;
   const per =
-    row.per_100 === null || row.per_100 === undefined ? "" : `${percent(row.per_100)} per 100`;
+    row.per_100 === null || row.per_100 === undefined
+      ? ""
+      : `${percent(row.per_100)}${limits} per 100`;
   return el(
     "tr",
     {},
@@ -287,8 +291,4 @@ function drawActions(node, review, { doubtful, sure, none }) {
       }),
     );
   put(node, ...parts);
-  if (!getReader() && !reading.reader)
-    node.append(
-      el("p", { class: "hint", text: "Changes are kept without a name until you sign." }),
-    );
 }

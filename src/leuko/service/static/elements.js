@@ -170,6 +170,13 @@ export function percent(value, digits = 1) {
   return value === null || value === undefined ? "–" : `${Number(value).toFixed(digits)}`;
 }
 
+/** How likely something is, in whole percent: never certain, never impossible. */
+export function likely(value) {
+  const whole = Math.round(100 * (value ?? 0));
+  if (whole >= 100) return "> 99";
+  return whole || !value ? String(whole) : "< 1";
+}
+
 export function moment(iso) {
   const when = new Date(iso);
   return Number.isNaN(when.valueOf())

@@ -1,7 +1,7 @@
 // The images with their boxes: zoom and move; choose a box; add a missed cell; split a joined one.
 // Whatever can be drawn with a mouse can be placed with a click or with keys too.
 
-import { button, el, icon, picture, plural, put, say, svg } from "./elements.js";
+import { button, el, icon, likely, picture, plural, put, say, svg } from "./elements.js";
 import { findUsualSide, Placing } from "./placing.js";
 import { isDoubtful, place, UNIDENTIFIED } from "./reading.js";
 
@@ -230,7 +230,7 @@ export function makeFields(review) {
         tabindex: 0,
         role: "button",
         "aria-pressed": cell.id === review.focused ? "true" : "false",
-        "aria-label": `${name}, ${state}, machine ${cell.machine.label ?? "nothing"} ${Math.round(100 * (cell.machine.probability ?? 0))} percent`,
+        "aria-label": `${name}, ${state}, machine ${cell.machine.label ?? "nothing"} ${likely(cell.machine.probability)} percent`,
         data: { id: cell.id },
       },
       svg("rect", { class: "halo", x: x0, y: y0, width: x1 - x0, height: y1 - y0, rx: 3 }),

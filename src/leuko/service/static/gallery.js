@@ -1,7 +1,7 @@
 // Cells by class, the most doubtful first; many can be chosen and moved at once.
 
 import { carry, receive } from "./bar.js";
-import { button, el, picture, plural } from "./elements.js";
+import { button, el, likely, picture, plural } from "./elements.js";
 import { byDoubt, certainty, isOpen, place, REJECTED, REVIEWED, UNIDENTIFIED } from "./reading.js";
 
 const SIZE = 168; // px asked for; shown at half on screens of two pixels per point
@@ -108,18 +108,18 @@ export function makeGallery(review) {
     tile.classList.toggle("moved", Boolean(moved));
     const mark = tile.querySelector(".mark");
     mark.className = `mark ${state === REVIEWED ? "is-done" : state === UNIDENTIFIED || state === REJECTED ? "is-doubt" : ""}`;
-    const sure = Math.round(100 * certainty(cell));
+    const sure = likely(certainty(cell));
     const named = cell.label ?? UNIDENTIFIED;
     const opinions = reading.arbitrates?.length && isOpen(cell) && cell.reason ? [cell.reason] : []; // who said what
     tile.querySelector(".caption").textContent = opinions.length
       ? opinions[0]
-      : `${cell.machine?.label ?? named} ${Math.round(100 * (cell.machine?.probability ?? 0))}\u00a0%`;
+      : `${cell.machine?.label ?? named} ${likely(cell.machine?.probability)}\u00a0%`;
     const parts = [named, `${sure} percent`, state];
     if (moved) parts.push(`the machine said ${cell.machine.label}`);
     if (cell.machine?.reason && isOpen(cell)) parts.push(cell.machine.reason);
     tile.setAttribute("aria-label", [...parts, ...opinions].join(", "));
     tile.title = [
-      `${named}, machine: ${cell.machine?.label ?? "none"} ${Math.round(100 * (cell.machine?.probability ?? 0))} %`,
+      `${named}, machine: ${cell.machine?.label ?? "none"} ${likely(cell.machine?.probability)} %`,
       cell.machine?.reason,
       ...opinions,
     ]

@@ -2,7 +2,7 @@
 
 import { ask, button, el, entry, notify } from "./elements.js";
 import { begin, call, end, isGuarded, setLogIn } from "./service.js";
-import { setShortcuts, hasShortcuts } from "./reader.js";
+import { askReader, getReader, hasShortcuts, setShortcuts } from "./reader.js";
 import { openStart } from "./start.js";
 import { openUpload } from "./upload.js";
 import { openReview } from "./review.js";
@@ -113,6 +113,16 @@ function showKeys() {
   );
 }
 
+function showReader() {
+  const text = `You: ${getReader() || "no name yet"}`;
+  const place = document.getElementById("reader");
+  place.lastElementChild.textContent = text;
+  place.setAttribute("aria-label", `${text}. Change the name`); // narrow windows show the icon alone
+}
+
+document.getElementById("reader").addEventListener("click", askReader);
+window.addEventListener("reader", showReader);
+showReader();
 document.getElementById("keys").addEventListener("click", showKeys);
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest?.("input, textarea, select, dialog");

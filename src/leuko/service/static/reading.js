@@ -84,6 +84,11 @@ export class Reading extends EventTarget {
     if (answer.revision < this.revision) return;
     const cells = answer.cells ?? [];
     const own = new Set(made?.cells);
+    // A field that was looked at again at the scale of all images has other cells now.
+    const gone = (answer.changes ?? [])
+      .filter((change) => change.revision > this.revision)
+      .flatMap((change) => change.detail?.gone ?? []);
+    for (const id of gone) this.cells.delete(id);
     for (const change of answer.changes ?? []) {
       if (change.revision <= this.revision || !this.own.has(change.id)) continue;
       for (const id of [...change.cells, ...change.made]) own.add(id);
@@ -92,7 +97,9 @@ export class Reading extends EventTarget {
     for (const cell of cells) this.cells.set(cell.id, cell);
     this.take(answer);
     if (answer.reading) this.take({ ...answer.reading, revision: answer.revision });
-    if (cells.length) this.tell("cells", { ids: cells.map((cell) => cell.id), mine, by });
+    if (cells.length || gone.length)
+      this.tell("cells", { ids: cells.map((cell) => cell.id), mine, by });
+    if (gone.length) this.tell("fields");
     this.tell("state");
   }
 
@@ -109,14 +116,16 @@ export class Reading extends EventTarget {
 
   /**
    * One change. Changes are sent one after the other, each with an id of its own: one that the
-   * network swallowed is sent again and counts once. Resolves to the changed cells, or null.
+   * network swallowed is sent again and counts once. `by` is a name, or the promise of one; without
+   * a name nothing is sent. Resolves to the changed cells, or null.
    */
   change(kind, facts, by) {
-    const body = { id: makeId(), kind, cells: [], ...facts, by };
+    const body = { id: makeId(), kind, cells: [], ...facts };
     this.pending.set(body, null);
     this.own.add(body.id);
     const result = this.queue
-      .then(() => this.deliver(body))
+      .then(() => by)
+      .then((name) => (name ? this.deliver(Object.assign(body, { by: name })) : null))
       .finally(() => {
         this.pending.delete(body);
         if (!this.waiting) this.count().catch(() => {});

@@ -8,7 +8,7 @@ import { makePanel } from "./differential.js";
 import { makeFields } from "./fields.js";
 import { makeGallery } from "./gallery.js";
 import { setClassKeys } from "./keys.js";
-import { getReader, hasShortcuts } from "./reader.js";
+import { askReader, getReader, hasShortcuts } from "./reader.js";
 import {
   assignKeys,
   byDoubt,
@@ -36,15 +36,16 @@ export async function openReview(work, sid, rid) {
 }
 
 /** The cells of a conflict that the refused change was about, as they are now. */
-function findWanted({ cells, wanted }) {
-  return cells.filter((cell) => wanted.cells.includes(cell.id));
+function findWanted({ cells, wanted, error }) {
+  const about = error.body.error.concerned ?? wanted.cells; // of undo: what it would have changed
+  return cells.filter((cell) => about.includes(cell.id));
 }
 
 function describeConflict(detail) {
   const wanted = findWanted(detail);
   const now = wanted.map((cell) => (cell.deleted ? "no leukocyte" : (cell.label ?? UNIDENTIFIED)));
   const who = detail.by || "Somebody else";
-  if (wanted.length === 0) return detail.error.message;
+  if (wanted.length === 0 || !detail.wanted.cells.length) return detail.error.message;
   if (wanted.length === 1)
     return `${who} changed this cell a moment ago: it is ${now[0]} now. Your change was not made; look again and decide.`;
   return `${who} changed some of these ${wanted.length} cells a moment ago: they are ${[...new Set(now)].join(", ")} now. Your change was not made; look again and decide.`;
@@ -208,9 +209,10 @@ class Review {
         "span",
         { class: `state ${reading.state}` },
         icon(reading.signed ? "lock" : "pen"),
-        el("span", {
-          text: `${reading.reader || "first reading"}${reading.version > 1 ? ` · version ${reading.version}` : ""}`,
-        }),
+        el("span", { class: "who", text: reading.reader || "first reading" }),
+        reading.version > 1
+          ? el("span", { class: "version", text: `· version ${reading.version}` })
+          : null,
       ),
     );
     const views = document.getElementById("views");
@@ -336,7 +338,7 @@ class Review {
     const cells = await this.reading.change(
       kind,
       { cells: ids, ...facts },
-      getReader() || this.reading.reader,
+      getReader() || askReader(),
     );
     for (const id of ids) this.leaving.delete(id);
     if (!cells) return null;
@@ -425,7 +427,7 @@ class Review {
     await this.reading.queue; // the change that is on its way is the one to be undone
     const change = this.reading[kind];
     if (!change || this.reading.signed) return;
-    const cells = await this.reading.change(kind, { change }, getReader() || this.reading.reader);
+    const cells = await this.reading.change(kind, { change }, getReader() || askReader());
     if (!cells) return;
     say(kind === "undo" ? "Undone" : "Done again");
     this.choose([]);

@@ -19,6 +19,7 @@ export function describeSigned({ signature, version }) {
 
 /** Exports as plain links: they work without a click being caught. Beside them, what labels are good for. */
 export function makeExports({ reading }) {
+  const gone = Boolean(reading.slide.images_deleted);
   const files = el(
     "details",
     { class: "menu", open: reading.signed },
@@ -26,7 +27,7 @@ export function makeExports({ reading }) {
     el(
       "ul",
       {},
-      FILES.map(([file, title]) =>
+      FILES.filter(([file]) => file !== "set.zip" || !gone).map(([file, title]) =>
         el(
           "li",
           {},
@@ -41,7 +42,9 @@ export function makeExports({ reading }) {
     ),
     el("p", {
       class: "hint",
-      text: "The labelled set holds each reviewed cell with its label; leuko adapt and leuko train read it.",
+      text: gone
+        ? "There is no labelled set: it needs the images, and they are deleted. Boxes, labels and counts are kept."
+        : "The labelled set holds each reviewed cell with its label; leuko adapt and leuko train read it.",
     }),
   );
   const adapt = el(
@@ -85,7 +88,7 @@ async function askToSign(review) {
     maxlength: 100,
     required: true,
     autocomplete: "name",
-    value: getReader() || reading.reader || "",
+    value: getReader(), // the reading's own reader may be somebody else
   });
   const leave = el("input", { type: "checkbox", id: "leave" });
   const notes = [];

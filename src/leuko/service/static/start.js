@@ -2,7 +2,7 @@
 
 import { ask, button, el, entry, icon, moment, notify, plural, say } from "./elements.js";
 import { makeDrop } from "./drop.js";
-import { getReader, setReader } from "./reader.js";
+import { askReader, getReader, setReader } from "./reader.js";
 import { call } from "./service.js";
 import { handOver } from "./upload.js";
 
@@ -127,7 +127,8 @@ function makeNew() {
 
 function describeSlide(slide) {
   const readings = slide.readings;
-  const signed = readings.filter((reading) => reading.state === "signed");
+  const open = readings.some((reading) => reading.state !== "signed");
+  const everSigned = readings.some((reading) => reading.state === "signed" || reading.version > 1);
   const row = el(
     "li",
     { class: "slide" },
@@ -185,8 +186,11 @@ function describeSlide(slide) {
             el("span", { text: "Compare" }),
           )
         : null,
-      signed.length
-        ? null
+      everSigned
+        ? // what was signed stays; only its images may go, once nobody reads them any more
+          open || slide.images_deleted
+          ? null
+          : button("Delete the images", (event) => removeImages(slide, event.currentTarget), { icon: "bin", kind: "small" })
         : button("", () => remove(slide, row), {
             icon: "bin",
             kind: "plain icon-only",
@@ -242,6 +246,26 @@ async function remove(slide, row) {
     await call("DELETE", `slides/${slide.id}`);
     row.remove();
     say(`${slide.name} was deleted.`);
+  } catch (error) {
+    notify(error.message, { kind: "bad" });
+  }
+}
+
+/** Of a slide that was signed: boxes, labels and counts stay. */
+async function removeImages(slide, pressed) {
+  const sure = await ask(
+    "Delete the images of this slide?",
+    el("p", {
+      text: `${slide.name}: its images are deleted for good; boxes, labels and counts remain. The labelled set, a second reading, and adapting the model need the images.`,
+    }),
+    { yes: "Delete the images", kind: "danger" },
+  );
+  const by = sure && (getReader() || (await askReader()));
+  if (!by) return;
+  try {
+    await call("DELETE", `slides/${slide.id}/images?by=${encodeURIComponent(by)}`);
+    pressed.remove();
+    say(`The images of ${slide.name} were deleted.`);
   } catch (error) {
     notify(error.message, { kind: "bad" });
   }

@@ -1,6 +1,7 @@
 // Who did what and when, in every version.
 
 import { el, icon, moment, plural, put } from "./elements.js";
+import { UNIDENTIFIED } from "./reading.js";
 import { call } from "./service.js";
 
 export function makeTrail(review) {
@@ -29,23 +30,64 @@ export function makeTrail(review) {
     adapted: "adapt",
   };
 
-  const name = (id) => `cell ${id}`;
-  const gather = (ids) => (ids.length <= 3 ? ids.map(name).join(", ") : plural(ids.length, "cell"));
+  const where = (id) => {
+    const field = reading.cells.get(id)?.field;
+    return reading.slide.fields.find((one) => one.id === field)?.name;
+  };
+
+  /** Cells by the field in which they lie: their numbers say nothing to a person. */
+  const gather = (ids) => {
+    const names = new Set(ids.map(where));
+    const [name] = names.size === 1 ? names : [];
+    if (ids.length === 1) return name ?? "A cell";
+    return name ? `${name}, ${plural(ids.length, "cell")}` : plural(ids.length, "cell");
+  };
+
+  /** What cells were called before each change, by its id: undo and redo go back and forth. */
+  function follow(entries) {
+    const called = new Map();
+    for (const { id, machine } of reading.cells.values())
+      called.set(id, machine.state === "pre-classified" ? machine.label : UNIDENTIFIED);
+    const names = new Map();
+    const set = (ids, name) => ids.forEach((id, at) => called.set(id, name(at)));
+    for (const { id, kind, cells, label, change } of entries) {
+      const last = names.get(change);
+      if (kind === "undo" && last) set(last.cells, (at) => last.before[at]);
+      else if (kind === "redo" && last?.after) set(last.cells, () => last.after);
+      else if (kind === "label") {
+        names.set(id, {
+          cells,
+          before: cells.map((cell) => called.get(cell)),
+          after: label ?? UNIDENTIFIED,
+        });
+        set(cells, () => label ?? UNIDENTIFIED);
+      } else if (kind === "arbitrate") set(cells, () => undefined); // it names none of them
+    }
+    return names;
+  }
 
   /** One entry as a sentence. */
-  function tell({ kind, cells, label, made, detail }) {
+  function tell({ id, kind, cells, label, made, detail, change }, entries, names) {
     const which = gather(cells);
+    const before = new Set(names.get(id)?.before);
+    const from = before.size === 1 ? ([...before][0] ?? "") : "";
+    const target = () => {
+      const found = entries.find((one) => one.id && one.id === change);
+      return found ? tell(found, entries, names) : "the change before";
+    };
     const says = {
-      label: () => `${which}: ${label ?? "unidentified"}`,
+      label: () => `${which}: ${from ? `${from} → ` : ""}${label ?? UNIDENTIFIED}`,
       confirm: () => `${which}: confirmed`,
       delete: () => `${which}: no leukocyte`,
       restore: () => `${which}: brought back`,
-      add: () => `${gather(made)} added by hand`,
-      split: () => `${which} split into ${gather(made)}`,
-      undo: () => "The change before was undone",
-      redo: () => "The change was done again",
+      add: () => `${gather(made)}: ${plural(made.length, "cell")} added by hand`,
+      split: () => `${which}: a cell was split into ${made.length}`,
+      undo: () => `Undone: ${target()}`,
+      redo: () => `Done again: ${target()}`,
       field: () =>
-        `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
+        detail?.gone
+          ? `${detail.name} was looked at again, at the scale of all images: ${plural(cells.length, "cell")} instead of ${detail.gone.length}`
+          : `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
       arbitrate: () => "Arbitration of two readings",
       reading: () => "A reading was begun",
       changed: () =>
@@ -63,8 +105,17 @@ export function makeTrail(review) {
     );
   }
 
+  /** The sentence leads to its cell, if it is about one. */
+  function link({ cells, made }, text) {
+    const [id, ...more] = [...cells, ...made].filter((one) => reading.cells.has(one));
+    if (id === undefined || more.length) return el("p", { text });
+    const href = `#/slides/${reading.slideId}/${reading.id}/cell/${id}`;
+    return el("p", {}, el("a", { href, text }));
+  }
+
   async function show() {
     const entries = await call("GET", `${reading.path}/trail`);
+    const names = follow(entries);
     put(
       list,
       ...entries
@@ -78,7 +129,7 @@ export function makeTrail(review) {
             el(
               "div",
               {},
-              el("p", { text: tell(one) }),
+              link(one, tell(one, entries, names)),
               el("p", {
                 class: "hint",
                 text: [

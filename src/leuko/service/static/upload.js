@@ -1,7 +1,7 @@
 // Images on their way: each with its progress, each can be cancelled, bad ones are listed with the
 // reason and the rest goes on. What has arrived is on the server and outlives a reload.
 
-import { button, el, icon, plural, say } from "./elements.js";
+import { button, el, icon, notify, plural, say } from "./elements.js";
 import { makeDrop } from "./drop.js";
 import { call, makeId, send, sleep } from "./service.js";
 
@@ -31,24 +31,44 @@ export async function openUpload(work, sid, rid) {
   const jobs = [];
   let running = 0;
   let cells = 0;
+  let settling = "";
 
   const refresh = () => {
     const done = jobs.filter((job) => job.ended).length;
     const aside = jobs.filter((job) => job.state === "aside").length;
-    const moving = done < jobs.length;
+    const moving = done < jobs.length || Boolean(settling);
     bar.max = jobs.length || 1;
     bar.value = jobs.reduce((all, job) => all + (job.ended ? 1 : 0.9 * (job.sent ?? 0.9)), 0);
     bar.hidden = !jobs.length;
-    stop.hidden = !moving;
+    stop.hidden = done === jobs.length;
     go.classList.toggle("strong", !moving);
     const text = `${done} of ${plural(jobs.length, "image")} done · ${plural(cells, "cell")} found${aside ? ` · ${aside} set aside` : ""}`;
     if (!jobs.length) sum.textContent = "No images yet.";
-    else if (sum.textContent !== text) sum.textContent = text;
-    if (!moving && jobs.length && running === 0 && !refresh.told) {
-      refresh.told = true;
-      say(`All images are done. ${plural(cells, "cell")} found.`);
-      go.focus();
+    else if (sum.textContent !== (settling || text)) sum.textContent = settling || text;
+  };
+
+  /** Once all have arrived: the first ones were looked at before the scale of the others was known. */
+  const finish = async () => {
+    if (settling || refresh.told || !jobs.length || jobs.some((job) => !job.ended)) return;
+    refresh.told = true;
+    settling = `All ${plural(jobs.length, "image")} are here. Their common scale is measured …`;
+    refresh();
+    await settleScale(sid, (left) => {
+      settling = `All ${plural(jobs.length, "image")} are here. ${left} still to be looked at again, at the scale of them all …`;
+      refresh();
+    });
+    const { fields } = await call("GET", `slides/${sid}`).catch(() => slide);
+    const now = new Map(fields.map((field) => [field.id, field]));
+    for (const job of jobs) {
+      const field = now.get(job.field);
+      if (field && job.state === "done") job.note.textContent = describe(field);
     }
+    cells = fields.reduce((all, field) => all + field.cells.length, 0);
+    settling = "";
+    refresh();
+    if (!refresh.told) return finish(); // more have come meanwhile
+    say(`All images are done. ${plural(cells, "cell")} found.`);
+    go.focus();
   };
 
   const next = () => {
@@ -61,6 +81,7 @@ export async function openUpload(work, sid, rid) {
         if (field) cells += field.cells.length;
         next();
         refresh();
+        finish();
       });
     }
   };
@@ -75,6 +96,7 @@ export async function openUpload(work, sid, rid) {
     }
     next();
     refresh();
+    finish();
   };
 
   for (const field of slide.fields) {
@@ -84,7 +106,6 @@ export async function openUpload(work, sid, rid) {
     jobs.push(job);
     list.append(job.row);
   }
-  refresh.told = true;
   work.append(
     el(
       "section",
@@ -104,7 +125,8 @@ export async function openUpload(work, sid, rid) {
   );
   const files = waiting.get(sid) ?? [];
   waiting.delete(sid);
-  take(files);
+  if (files.length) take(files);
+  else refresh.told = true;
   refresh();
   const warn = (event) => {
     if (jobs.some((job) => !job.ended)) event.preventDefault();
@@ -154,7 +176,31 @@ function end(job, state, text) {
 function settle(job, field) {
   if (field.set_aside)
     end(job, "aside", `set aside: ${field.set_aside.detail || field.set_aside.reason}`);
-  else end(job, "done", field.cells.length ? plural(field.cells.length, "cell") : "no leukocyte");
+  else end(job, "done", describe(field));
+  job.field = field.id;
+}
+
+function describe(field) {
+  return field.cells.length ? plural(field.cells.length, "cell") : "no leukocyte";
+}
+
+/** Has images looked at again until all were looked at with one scale; what fails stays as it was. */
+async function settleScale(sid, tell) {
+  for (let attempt = 0; attempt < 8; ) {
+    try {
+      const { field, left } = await call("POST", `slides/${sid}/scale`);
+      if (field === null) return;
+      attempt = 0;
+      tell(left);
+    } catch (error) {
+      if (error.status !== 0 && error.status !== 429 && error.status !== 503) {
+        notify(error.message, { kind: "warn" });
+        return;
+      }
+      attempt += 1;
+      await sleep(Math.max(error.wait ?? 0, Math.min(2 ** attempt, 20)));
+    }
+  }
 }
 
 async function deliver(job, sid, refresh) {
