@@ -392,7 +392,7 @@ def test_a_model_that_looks_elsewhere_is_named_at_the_top(run: Path, tmp_path: P
     page = Page(text)
     ids = {value for _, name, value in page.attributes if name == "id"}
     assert {"attention", "figure-attention_1", "figure-attention_2"} <= ids
-    assert "with the cell covered 25.0 % (12.5 to 37.5 %)" in text
+    assert "with the cell covered 25.0\u00a0% (12.5 to 37.5\u00a0%)" in text
 
 
 def test_without_maps_nothing_is_said_of_them(run: Path) -> None:
