@@ -453,9 +453,9 @@ def test_no_answer_is_called_certain(visit: Visit, review: Review) -> None:
     said = page.evaluate(
         "import('./elements.js').then((e) => [1, 0.9967, 0.994, 0.5, 0.001, 0].map(e.likely))"
     )
-    assert said == ["> 99", "> 99", "99", "50", "< 1", "0"]
+    assert said == [">\u00a099", ">\u00a099", "99", "50", "<\u00a01", "0"]
     captions = " ".join(page.locator(".tile .caption").all_text_contents())
-    assert "> 99\u00a0%" in captions
+    assert ">\u00a099\u00a0%" in captions
     assert "100\u00a0%" not in captions
 
 

@@ -173,8 +173,8 @@ export function percent(value, digits = 1) {
 /** How likely something is, in whole percent: never certain, never impossible. */
 export function likely(value) {
   const whole = Math.round(100 * (value ?? 0));
-  if (whole >= 100) return "> 99";
-  return whole || !value ? String(whole) : "< 1";
+  if (whole >= 100) return ">\u00a099";
+  return whole || !value ? String(whole) : "<\u00a01";
 }
 
 export function moment(iso) {

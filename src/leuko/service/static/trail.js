@@ -86,7 +86,7 @@ export function makeTrail(review) {
       redo: () => `Done again: ${target()}`,
       field: () =>
         detail?.gone
-          ? `${detail.name} was looked at again, at the scale of all images: ${plural(cells.length, "cell")} instead of ${detail.gone.length}`
+          ? `${detail.name} was looked at again, at the scale of all images: ${plural(cells.length, "cell")}${instead(cells.length, detail.gone.length)}`
           : `${detail?.name ?? "A field"} came, with ${plural(made.length || cells.length, "cell")}`,
       arbitrate: () => "Arbitration of two readings",
       reading: () => "A reading was begun",
@@ -153,4 +153,8 @@ export function makeTrail(review) {
       if (!node.hidden) show();
     },
   };
+}
+
+function instead(now, before) {
+  return now === before ? "" : ` instead of ${before}`;
 }
