@@ -13,8 +13,8 @@ on the tenth again, its cells cut out closely and made noisy.
 Five minutes a row on one core; `--rows 0,2` names rows, so that two can run side by side. `--slide`
 shows the Kaggle set's cells in another light than the grey of training, `--frozen` keeps the
 statistics of batch normalisation, `--mild` has a share of each batch change no more than within one
-laboratory. `--teacher` names a shipped start whose answers to the same changed pictures are learnt
-in place of the labels.
+laboratory, `--mix 0,0.25,1` judges means of START and of what was trained from it. `--teacher`
+names a shipped start whose answers to the same changed pictures are learnt in place of the labels.
 
 Source of the teaching: Beyer et al. 2022, arXiv:2106.05237.
 """
@@ -76,8 +76,8 @@ ROWS = (
 )  # fmt: skip
 
 
-def read_run(run: Path, light: str, size: int) -> tuple[Cells, Cells]:
-    """What RUN trained on, `MOST` of each class, and what it kept aside, in a light."""
+def read_run(run: Path, light: str, size: int, most: int) -> tuple[Cells, Cells]:
+    """What RUN trained on, so many of each class at most, and what it kept aside, in a light."""
     manifest = read_manifest(run / "manifest.parquet")
     table = manifest.table.unique("image", keep="first", maintain_order=True)
     split = pl.read_parquet(run / "splits.parquet").select("image", "part")
@@ -85,7 +85,7 @@ def read_run(run: Path, light: str, size: int) -> tuple[Cells, Cells]:
     train = table.filter(pl.col("part") == "train")
     rng = np.random.default_rng(0)
     drawn = [
-        train.filter(pl.col("label") == c)[rng.permutation((train["label"] == c).sum())[:MOST]]
+        train.filter(pl.col("label") == c)[rng.permutation((train["label"] == c).sum())[:most]]
         for c in sorted(set(train["label"]))
     ]
 
@@ -200,6 +200,9 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="statistics of normalisation stay")
     parser.add_argument("--seed", type=int, default=0, help="of order and variation")
     parser.add_argument("--mild", type=float, default=0.0, help="share of each batch, from 0 to 1")
+    parser.add_argument("--most", type=int, default=MOST, help="cells of each class to train on")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--mix", default="1", help="shares of the training in its mean with START")
     parser.add_argument("--teacher", default="", help="a shipped start: efficientnet_b0, …")
     parser.add_argument("--slide", type=lambda levels: [float(x) for x in levels.split(",")])
     given = parser.parse_args()
@@ -210,7 +213,7 @@ def main() -> None:
         chosen = [row for row in rows if row[2] == light]
         if not chosen:
             continue
-        train, home = read_run(given.run, light, given.size)
+        train, home = read_run(given.run, light, given.size, given.most)
         away = read_cells(given.kaggle, "classic", given.size, light)
         away = take(away, choose_third(away))
         for told, cells in (("home", home), ("away", away)):
@@ -229,19 +232,25 @@ def main() -> None:
         every = np.arange(len(home.labels))
         for told, augmentation, _ in chosen:
             network = build(given.model, len(classes), size=given.size, seed=0)
-            network.load_state_dict(average([load_file(path) for path in given.start]))
+            start = average([load_file(path) for path in given.start])
+            network.load_state_dict(start)
             if augmentation is not None:
                 settings = FitSettings(
-                    epochs=2, batch=32, learning_rate=5e-4, size=given.size,
+                    epochs=given.epochs, batch=32, learning_rate=5e-4, size=given.size,
                     augmentation=augmentation, reach=WINDOW / SURROUNDINGS,
                     precision=choose_precision(given.model, "auto"), frozen=given.frozen,
                 )  # fmt: skip
                 with teaching(given.teacher, classes, given.size), sparing(given.mild):
                     for _ in fit(network, train.wide, labels, settings, seed=given.seed):
                         pass
-            figures = judge(network, home, every, away)
-            figures += judge_spoilt(network, home, np.searchsorted(classes, home.labels))
-            print(f"| {told} | {light} | {' | '.join(figures)} |", flush=True)
+            trained = {name: value.clone() for name, value in network.state_dict().items()}
+            for share in map(float, given.mix.split(",")):
+                mixed = {k: torch.lerp(start[k], v.float(), share) for k, v in trained.items()}
+                network.load_state_dict(mixed)
+                figures = judge(network, home, every, away)
+                figures += judge_spoilt(network, home, np.searchsorted(classes, home.labels))
+                name = told if given.mix == "1" else f"{told}, share {share:g}"
+                print(f"| {name} | {light} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":

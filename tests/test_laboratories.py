@@ -14,8 +14,8 @@ from leuko.data.drawing import draw_cell
 from leuko.data.image import encode_png
 from leuko.errors import DataError, ResumeError, SettingsError, UnknownNameError
 from leuko.judgement.transfer_page import write_any_report
-from leuko.laboratories import LaboratoryStudy, count_shared
-from leuko.routes import Exchange, name_sets, plan_routes
+from leuko.laboratories import LaboratoryStudy
+from leuko.routes import Exchange, count_shared, name_sets, plan_routes
 from leuko.settings import resolve_laboratories, resolve_settings
 from leuko.study import compare
 from leuko.watcher import Watcher
@@ -134,7 +134,7 @@ def test_an_image_that_several_sources_have_is_missing_from_the_test_once(root, 
     several = plan(tmp_path, "north", "west", "third")
     route = next(r for r in several.routes if r.name == "north + west")
     away = next(t for t in several.trials if t.route == route).away
-    assert count_shared(several, route.sources, "third") == 1
+    assert count_shared(several.images, route.sources, "third") == 1
     assert len(away) == (several.images["set"] == "third").sum() - 1
 
 

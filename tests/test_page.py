@@ -738,19 +738,28 @@ def test_undo_works_after_a_refused_change(visit: Visit, review: Review) -> None
     page.unroute_all(behavior="ignoreErrors")
 
 
-def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
-    visit: Visit, review: Review
-) -> None:
-    one, two = review.having("unidentified")[:2]
+def decide_twice(visit: Visit, review: Review, one: int, two: int, *, meanwhile: int) -> Page:
+    """A first cell is called monocyte, then a second one basophil, which waits for the first.
+
+    Before the first arrives another person calls a cell blast.
+    """
     page = visit.go(f"{review.where}/gallery")
     held = hold_first(page)
     tile(page, one).click()
     with page.expect_request("**/changes"):
         page.keyboard.press("m")
     tile(page, two).click()
-    page.keyboard.press("b")  # it waits for the first
-    review.change("label", two, label="blast", by="Ben Roth")
+    page.keyboard.press("b")
+    review.change("label", meanwhile, label="blast", by="Ben Roth")
     held.pop().continue_()
+    return page
+
+
+def test_a_change_that_waited_overwrites_nothing_that_came_meanwhile(
+    visit: Visit, review: Review
+) -> None:
+    one, two = review.having("unidentified")[:2]
+    page = decide_twice(visit, review, one, two, meanwhile=two)
     expect(page.locator("#notices .warn")).to_contain_text(
         "Ben Roth changed this cell a moment ago: it is blast now"
     )
@@ -762,15 +771,7 @@ def test_one_person_may_change_a_cell_twice_while_the_first_change_waits(
     visit: Visit, review: Review
 ) -> None:
     cell, another = review.having("unidentified")[:2]
-    page = visit.go(f"{review.where}/gallery")
-    held = hold_first(page)
-    tile(page, cell).click()
-    with page.expect_request("**/changes"):
-        page.keyboard.press("m")
-    tile(page, cell).click()
-    page.keyboard.press("b")
-    review.change("label", another, label="blast", by="Ben Roth")
-    held.pop().continue_()
+    page = decide_twice(visit, review, cell, cell, meanwhile=another)
     expect(group(page, "basophil").locator(f"#tile-{cell}")).to_be_visible()
     assert [review.cells()[i]["label"] for i in (cell, another)] == ["basophil", "blast"]
     expect(page.locator("#notices .warn")).to_have_count(0)

@@ -20,7 +20,7 @@ from leuko.run import (
     read_config,
     write_config,
 )
-from leuko.storage import RUN, check_free_space, fill_folder, write_atomically
+from leuko.storage import check_free_space, fill_folder, write_atomically
 
 
 def test_a_name_is_taken_once(tmp_path: Path, monkeypatch):
@@ -90,20 +90,11 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_names_resume_only_where_there_is_a_run(tmp_path: Path):
-    def fail(_: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+def test_resume_is_advised_only_where_there_is_a_run(tmp_path: Path):
     run, other = tmp_path / "run", tmp_path / "other"
-    for folder in (run / "figures", other):
-        folder.mkdir(parents=True)
-    for name in RUN:
-        (run / name).touch()
-    with pytest.raises(StorageError, match=f"goes on with --resume {run}"):
-        write_atomically(run / "figures" / "a", fail)
-    with pytest.raises(StorageError, match="delete the folder if a new one was begun") as told:
-        write_atomically(other / "a", fail)
-    assert "--resume" not in str(told.value)
+    for folder in (run, other):
+        folder.mkdir()
+    (run / "config.toml").touch()
     (other / "b").touch()
     with pytest.raises(OutputError, match="delete it if it isn't needed"):
         check_run_folder(other)

@@ -34,7 +34,7 @@ from leuko.learning.models import choose_precision, describe_changes
 from leuko.learning.starts import check_unseen
 from leuko.plan import check_same_images, find_root
 from leuko.preparation import check_folder, enter_folder, run_jobs, save_cells
-from leuko.routes import Exchange, Route, Set, Trial, name_sets, plan_routes
+from leuko.routes import Exchange, Route, Set, Trial, count_shared, name_sets, plan_routes
 from leuko.run import check_same, read_config, read_environment
 from leuko.settings import LaboratorySettings, check_settings, resolve_laboratories
 from leuko.storage import write_atomically
@@ -387,16 +387,9 @@ def _judge_route(
                 seed=exchange.settings.seed,
             ),
             "not_asked": dict(lacking.group_by("label").len().sort("label").iter_rows()),
-            "shared": count_shared(exchange, route.sources, target),
+            "shared": count_shared(exchange.images, route.sources, target),
         })  # fmt: skip
     return told
-
-
-def count_shared(exchange: Exchange, sources: Sequence[str], target: str) -> int:
-    """How many images of a set are in any of the sources too, or show a cell that is."""
-    own = exchange.images.filter(pl.col("set").is_in(list(sources)))["group"].unique()
-    shared = (pl.col("set") == target) & pl.col("group").is_in(own.implode())
-    return exchange.images.filter(shared).height
 
 
 def _arrange(rows: pl.DataFrame, route: Route) -> Side:

@@ -189,8 +189,7 @@ def plan_routes(
     images = _gather(cleaned, vocabulary)
     places = _sets_by_place(images)
     shared = {
-        (a, b): images.filter((pl.col("set") == b) & pl.col("group").is_in(places[a])).height
-        for a in names for b in names if a != b
+        (a, b): count_shared(images, [a], b) for a in names for b in names if a != b
     }  # fmt: skip
     routes, left_out = _find_routes(names, vocabulary, images, places)
     notes = [*vocabulary.describe(), *_tell_shared(names, shared), *left_out]
@@ -269,6 +268,17 @@ def _sets_by_place(images: pl.DataFrame) -> dict[str, set[str]]:
         str(name): set(part["group"])
         for (name,), part in images.group_by("set", maintain_order=True)
     }
+
+
+def count_shared(images: pl.DataFrame, sources: Sequence[str], target: str) -> int:
+    """How many images of a set are in any of the sources too, or show a cell that is.
+
+    Args:
+        images: Of `Exchange`.
+        sources, target: Names of sets.
+    """
+    own = images.filter(pl.col("set").is_in(list(sources)))["group"].unique()
+    return images.filter((pl.col("set") == target) & pl.col("group").is_in(own.implode())).height
 
 
 def _tell_shared(names: Sequence[str], shared: dict[tuple[str, str], int]) -> list[str]:

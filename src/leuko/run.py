@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leuko.errors import OutputError, ResumeError
-from leuko.storage import RUN, explain_storage_faults, write_atomically
+from leuko.storage import explain_storage_faults, write_atomically
 
 # What must be the same for a continued run to give what the uninterrupted one would have given.
 PACKAGES = (
@@ -36,7 +36,7 @@ def check_run_folder(out: str | Path | None) -> None:
         if out is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
             what = "exists and is not empty" if path.is_dir() else "is not a folder"
             advice = "delete it if it isn't needed"
-            if all((path / name).is_file() for name in RUN):
+            if (path / "config.toml").is_file():  # written last, as it marks the rest as complete
                 advice = f"continue an interrupted run with --resume {path}"
             raise OutputError(
                 f"{path} {what}; a run never overwrites anything. Choose another --out, or "

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from leuko.errors import StorageError
 
-# Both lie in the folder of a run that can be continued: see `leuko.run`.
-RUN = ("config.toml", "environment.json")
-
 
 def write_atomically(path: Path, content: bytes | str | Callable[[Path], None]) -> Path:
     """Writes a file under a temporary name, flushes it to the disk and renames it.
@@ -74,7 +71,8 @@ def _describe(path: Path, error: Exception) -> str:
     if full:
         return (
             f"{path} could not be written: no space left ({free_bytes(path) / 1e6:.0f} MB free). "
-            f"{_advise(path)}"
+            "Nothing that was written before is lost. Free some space and run it again: a run that "
+            "was begun goes on with --resume, another folder that was begun is deleted first."
         )
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return (
@@ -82,17 +80,6 @@ def _describe(path: Path, error: Exception) -> str:
             "Choose another folder with --out."
         )
     return f"{path} could not be written: {error}."
-
-
-def _advise(path: Path) -> str:
-    """What to do about a full disk. Only a run that its settings lie in can be continued."""
-    for folder in (path, *path.parents):
-        if all((folder / name).is_file() for name in RUN):
-            return (
-                "Nothing that was written before is lost. Free some space, then run it again; a "
-                f"run that was begun goes on with --resume {folder}."
-            )
-    return "Free some space, delete the folder if a new one was begun, and run it again."
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def interval(
         draws += plain[:, None] - np.nanmean(draws, axis=1, keepdims=True)
     low, high = limits_over_repeats(plain, draws, generator)
     if metric in ("accuracy", "balanced_accuracy", "macro_f1") and value in (0.0, 1.0):
-        far = _limit_of_like_images(metric, np.asarray(y_true), groups)
+        far = _limit_of_all(metric, np.asarray(y_true), groups)
         low, high = (far, high) if value else (low, 1 - far)
     return Interval(value, max(least, min(low, value)), min(most, max(high, value)))
 
@@ -403,8 +403,8 @@ def limits_over_repeats(
     return float(low), float(high)
 
 
-def _limit_of_like_images(metric: str, y_true: NDArray[np.integer], groups: Sequence[str]) -> float:
-    """Clopper-Pearson's lower limit for n of n: 0.025 ** (1 / n), with groups as n."""
+def _limit_of_all(metric: str, y_true: NDArray[np.integer], groups: Sequence[str]) -> float:
+    """The exact lower limit where all n of n are right: 0.025 ** (1 / n), with groups as n."""
     group_of = _number_groups(groups)
     if metric == "accuracy":
         return float(0.025 ** (1 / len(np.unique(group_of))))

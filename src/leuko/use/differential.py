@@ -21,21 +21,12 @@ from leuko.judgement.findings import quantity
 from leuko.judgement.metrics import exact_limits
 from leuko.judgement.prevalence import DRAWS, Prevalence, correct_prevalence
 from leuko.use.answers import PRE_CLASSIFIED, REJECTED, UNIDENTIFIED, Predictions
-from leuko.use.kinds import (
-    LEUKOCYTE,
-    NUCLEATED_RED,
-    find_missing,
-    is_usual,
-    order_classes,
-    sort_class,
-)
+from leuko.use.flags import TARGET, Flag, raise_flags
+from leuko.use.kinds import LEUKOCYTE, NUCLEATED_RED, order_classes, sort_class
 from leuko.use.record import Record
 
 RESEARCH_USE = "Research use only, not for diagnosis."
-TARGET = 200  # cells that one examiner counts for a reference, CLSI H20
-FEW = 100  # below it the limits are too wide for most uses: warned of whatever the target
 PRELIMINARY, FINAL = "preliminary", "final"
-WARNING, NOTE = "warning", "note"
 
 
 @dataclass(frozen=True)
@@ -88,21 +79,6 @@ class Beside:
     corrected: float | None = None
     corrected_low: float | None = None
     corrected_high: float | None = None
-
-
-@dataclass(frozen=True)
-class Flag:
-    """Something that whoever reads the differential should know.
-
-    Attributes:
-        kind: A key that doesn't change between versions, such as ``few_cells``.
-        level: ``warning`` or ``note``.
-        text: A sentence with the numbers it comes from.
-    """
-
-    kind: str
-    level: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -242,12 +218,6 @@ def count_differential(
         for name in names
         if sort_class(name) != LEUKOCYTE
     )
-    flags = [
-        *_flag_number(cells, target),
-        *_flag_doubts(cells, beside, doubts, record, reader),
-        *_flag_files(set_aside),
-        *_flag_classes(rows, beside, record, reader),
-    ]
     return Differential(
         slide=slide,
         status=FINAL if signed else PRELIMINARY,
@@ -256,7 +226,7 @@ def count_differential(
         made=made.isoformat(timespec="seconds") if made else None,
         pictures=pictures, cells=cells, target=target, rows=rows, beside=beside,
         unidentified=doubts, rejected=refused, set_aside=tuple(set_aside),
-        flags=tuple(sorted(flags, key=lambda flag: flag.level != WARNING)),
+        flags=raise_flags(cells, target, rows, beside, doubts, set_aside, record, reader),
         correction=correction, model=record.to_json() if record else {}, reviewed=confirmed,
     )  # fmt: skip
 
@@ -402,103 +372,3 @@ def _make_beside(
         name, sort, count, 100 * count / cells, 100 * low / (1 - low), 100 * high / (1 - high),
         *corrected.get(name, ()),
     )  # fmt: skip
-
-
-# --- flags ----------------------------------------------------------------------------------------
-
-
-def _flag_number(cells: int, target: int) -> list[Flag]:
-    if not cells:
-        return [Flag("no_cells", WARNING, "No leukocyte was counted: there is no differential.")]
-    if cells < FEW:
-        told = f"{quantity(cells, 'leukocyte')} {'was' if cells == 1 else 'were'} counted"
-        text = f"Only {told}, fewer than {FEW}: the limits are wide."
-        return [Flag("few_cells", WARNING, text)]
-    if cells < TARGET:
-        text = (
-            f"{cells} leukocytes were counted, fewer than the {TARGET} of a reference count "
-            "(CLSI H20)."
-        )
-        return [Flag("few_cells", WARNING, text)]
-    if cells < target:
-        text = f"{cells:,} leukocytes were counted of the {target:,} that were wanted."
-        return [Flag("below_target", WARNING, text)]
-    return []
-
-
-def _flag_doubts(
-    cells: int,
-    beside: Sequence[Beside],
-    unidentified: Mapping[str, int],
-    record: Record | None,
-    reader: str | None,
-) -> list[Flag]:
-    """Unidentified cells, measured by how many there were in the model's own test."""
-    doubtful = sum(unidentified.values())
-    if not doubtful:
-        return []
-    all_cells = cells + doubtful + sum(one.count for one in beside)
-    text = (
-        f"Unidentified: {doubtful:,} of {quantity(all_cells, 'cell')} "
-        f"({_tell_share(doubtful / all_cells)}), "
-        "no part of the percentages"
-    )
-    usual = record.unidentified if record and reader is None else None
-    if usual is None:
-        if record and record.doubt and reader is None:
-            text += f". How many the model usually leaves isn't known: {record.doubt}"
-        return [Flag("unidentified", NOTE, text + ".")]
-    low, _ = exact_limits(doubtful, all_cells)
-    if low > usual:
-        text += (
-            f"; in the model's test {_tell_share(usual)} were. These pictures are harder for it "
-            "than those it was tested on: review them."
-        )
-        return [Flag("many_unidentified", WARNING, text)]
-    return [Flag("unidentified", NOTE, f"{text}; in the model's test {_tell_share(usual)} were.")]
-
-
-def _tell_share(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _flag_files(set_aside: Sequence[tuple[str, str]]) -> list[Flag]:
-    if not set_aside:
-        return []
-    files = "1 file" if len(set_aside) == 1 else f"{len(set_aside):,} files"
-    return [Flag("set_aside", WARNING, f"{files} couldn't be read, so cells may be missing.")]
-
-
-def _flag_classes(
-    rows: Sequence[Row], beside: Sequence[Beside], record: Record | None, reader: str | None
-) -> list[Flag]:
-    """Cells that a normal differential doesn't name; classes that the model can't name."""
-    flags = []
-    found: list[Row | Beside] = [row for row in rows if row.count and not is_usual(row.label)]
-    found += [one for one in beside if one.count and one.sort == NUCLEATED_RED]
-    for one in found:
-        text = (
-            f"{one.label}: {one.count:,}. It isn't one of the five classes of a normal differential"
-        )
-        text += "." if reader else "; have a person look at each."
-        if one.corrected_low is not None and one.corrected_low < 0.05:
-            text += " The model's errors alone may explain the number."
-        flags.append(Flag("outside_the_five", NOTE, text))
-    for row in rows:
-        if row.percent is None or row.corrected_low is None or row.corrected_high is None:
-            continue
-        if not row.corrected_low <= row.percent <= row.corrected_high:
-            text = (
-                f"{row.label}: the counted cells say {row.percent:.1f} %; with doubtful cells and "
-                f"the model's errors allowed for it is {row.corrected:.1f} % "
-                f"({row.corrected_low:.1f}–{row.corrected_high:.1f})."
-            )
-            flags.append(Flag("correction_differs", WARNING, text))
-    missing = find_missing(row.label for row in rows) if record and not reader else []
-    if missing:
-        text = (
-            f"The model doesn't know {', '.join(missing)}: such cells end in another class or "
-            "stay unidentified."
-        )
-        flags.append(Flag("unknown_classes", WARNING, text))
-    return flags

@@ -31,7 +31,7 @@ from leuko.use.kinds import LEUKOCYTE, NUCLEATED_RED, order_classes, sort_class
 SLIDE, CLASS, COUNT = ("slide", "sample"), ("class", "label"), ("count", "cells", "n")
 _TOTALS = {"total", "sum", "all", "n", "cells", "count"}
 ABOVE, BELOW = "above", "below"
-LINE = 3  # slides below which a correlation says nothing
+FEWEST_TO_CORRELATE = 3  # slides: any two points lie on a line
 COUNTED, CORRECTED = "counted", "corrected"
 
 
@@ -339,7 +339,8 @@ def _tell_one_sided(
     A class that the table leaves out is no 0: an examiner may have counted it under another name.
     But if it is left out just where none was found, bias rests on the slides where one was.
     """
-    told = f"{label}: {lacking} of {quantity(len(slides), 'slide')} {_HAVE[lacking == 1]} it on one"
+    have = "has" if lacking == 1 else "have"
+    told = f"{label}: {lacking} of {quantity(len(slides), 'slide')} {have} it on one"
     if all(d.count is None for d in rows):
         return f"{told} side only; the model has no such class"
     if all(d.reference_count is None for d in rows):
@@ -348,9 +349,6 @@ def _tell_one_sided(
         f"{told} side only: write 0 in the reference where it was looked for and none was found, "
         "or the bias rests only on slides where there was one"
     )
-
-
-_HAVE = {True: "has", False: "have"}
 
 
 def _judge_class(
@@ -373,7 +371,7 @@ def _judge_class(
     measured, wanted = [own for own, _, _ in pairs], [reference for _, reference, _ in pairs]
     held = [d.low is not None and d.high is not None and d.low <= 0 <= d.high for _, _, d in pairs]
     agreement = measure_agreement(measured, wanted)
-    if agreement.slides < LINE:  # any two points lie on a line
+    if agreement.slides < FEWEST_TO_CORRELATE:
         agreement = replace(agreement, correlation=Limited(None))
     asked = [t for t in thresholds if normalise_spelling(t.label) == normalise_spelling(label)]
     return Method(

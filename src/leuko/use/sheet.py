@@ -15,7 +15,8 @@ import leuko
 from leuko.data.headers import REASONS
 from leuko.judgement.agreement import Limited
 from leuko.judgement.findings import quantity
-from leuko.use.differential import NOTE, WARNING, Beside, Differential, Row
+from leuko.use.differential import Beside, Differential, Row
+from leuko.use.flags import NOTE, WARNING
 from leuko.use.kinds import NUCLEATED_RED, spell_out
 from leuko.use.reference import Difference
 

@@ -19,8 +19,9 @@ from leuko.data.folders import holds_images, is_folder, list_folders, walk_folde
 from leuko.errors import LabelTableError, NoImagesError, OutputError, SettingsError
 from leuko.storage import explain_storage_faults, fill_folder, write_atomically
 from leuko.use.answers import Predictions
-from leuko.use.differential import RESEARCH_USE, TARGET, Differential, count_predictions
+from leuko.use.differential import RESEARCH_USE, Differential, count_predictions
 from leuko.use.differential_table import write_comparison_csv, write_csv
+from leuko.use.flags import TARGET
 from leuko.use.predictor import Predictor, load
 from leuko.use.record import read_record
 from leuko.use.reference import (
