@@ -21,7 +21,7 @@ from leuko.judgement.calibration import fit_temperature
 from leuko.judgement.predictions import Predictions
 from leuko.learning.bundle import Bundle
 from leuko.progress import resume_command
-from leuko.training import _find_states, _Places, train
+from leuko.training import _decide, _find_states, _Places, train
 
 QUICK = {"model": "alexnet", "folds": 2, "epochs": 2, "views": 1, "size": 64}
 
@@ -239,7 +239,8 @@ def test_cells_of_the_test_are_left_unidentified_by_the_rules_of_use():
                  "features": np.linspace(0.1, 0.2, n)}  # fmt: skip
         for name, values in changed.items():
             given[name][list(values)] = list(values.values())
-        return _find_states(plan, answers, parts, 0.8, _Places(**given)).tolist()
+        decision = _decide(plan, answers, np.ones(n, bool), 0.8)
+        return _find_states(plan, answers, parts, 0.8, decision, _Places(**given)).tolist()
 
     states = judge(certainty={0: 0.4, 1: 0.0}, portraits={2: 1.1}, features={3: 0.9})
     assert states[:5] == ["unidentified", "rejected", "rejected", "unidentified", "pre-classified"]
@@ -247,6 +248,20 @@ def test_cells_of_the_test_are_left_unidentified_by_the_rules_of_use():
     # The limit of a part comes from the others: a part that lies far altogether is strange.
     far = judge(features=dict.fromkeys(range(0, n, 2), 0.5))
     assert set(far[::2]) == {"unidentified"}
+
+
+def test_a_class_that_is_rare_in_each_part_leaves_no_cell_in_doubt_that_use_would_name():
+    """20 cells have a threshold for 95 %, the 10 of a part have none: in use there is one."""
+    y = np.repeat([0, 1], [80, 20])
+    p = np.full((100, 2), 0.02)
+    p[np.arange(100), y] = 0.98
+    names = tuple(map(str, range(100)))
+    answers = Predictions("m", names, names, y, p[None])
+    plan: Any = SimpleNamespace(classes=("A", "B"))
+    decision = _decide(plan, answers, np.ones(100, bool), 0.95)
+    places = _Places(np.full(100, 0.9), np.full(100, 0.5), np.linspace(0.1, 0.2, 100))
+    states = _find_states(plan, answers, np.arange(100) % 2, 0.95, decision, places)
+    assert set(states[:90]) == {"pre-classified"}
 
 
 def test_the_advice_after_ctrl_c_keeps_the_bundle():

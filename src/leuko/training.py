@@ -172,7 +172,7 @@ def train(
         reference, outliers, places = _learn_outliers(jobs, final)
         everything = np.ones(len(parts), bool)
         decision = replace(_decide(plan, answers, everything, coverage), outliers=outliers)
-        metrics = _judge(plan, answers, parts, coverage, places)
+        metrics = _judge(plan, answers, parts, coverage, decision, places)
         write_answers(folder, answers, plan.classes)
         watcher.say("exporting to ONNX, and comparing its answers with PyTorch's")
         head, exported, parity = _export(folder, plan, final, done[final.folder])
@@ -307,18 +307,30 @@ def _learn_outliers(jobs: Sequence[FoldJob], final: FoldJob) -> tuple[Reference,
 
 
 def _find_states(
-    plan: Plan, answers: Predictions, parts: NDArray[np.int64], coverage: float, places: _Places
+    plan: Plan,
+    answers: Predictions,
+    parts: NDArray[np.int64],
+    coverage: float,
+    decision: Decision,
+    places: _Places,
 ) -> NDArray[np.str_]:
-    """What use would make of each cell, (N,); all limits come from the other parts."""
+    """What use would make of each cell, (N,); all limits come from the other parts.
+
+    But for the threshold of a class that has enough cells for one only in all parts together: in
+    use it has one, and without it, it would be in the set of every cell.
+    """
+    whole = decision.thresholds or {}
     states = np.empty(len(parts), dtype="U20")
     for part in np.unique(parts):
         here = parts == part
-        decision = _decide(plan, answers, ~here, coverage)
+        own = _decide(plan, answers, ~here, coverage)
+        known = {c: t or whole.get(c, 0.0) for c, t in (own.thresholds or {}).items()}
+        own = replace(own, thresholds=known)
         limit = choose_feature_limit(places.features[~here])
-        calibrated = apply_temperature(answers.probabilities[0][here], decision.temperature)
+        calibrated = apply_temperature(answers.probabilities[0][here], own.temperature)
         scores = np.stack([places.portraits[here], places.features[here] / limit], axis=1)
         states[here] = [
-            judge_answer(certainty, p, score, decision, plan.classes)[1] if certainty else REJECTED
+            judge_answer(certainty, p, score, own, plan.classes)[1] if certainty else REJECTED
             for certainty, p, score in zip(
                 places.certainty[here].tolist(), calibrated, scores, strict=True
             )
@@ -331,6 +343,7 @@ def _judge(
     answers: Predictions,
     parts: NDArray[np.int64],
     coverage: float,
+    decision: Decision,
     places: _Places,
 ) -> dict[str, Any]:
     """Metrics of calibrated answers; calibration of each part comes from the other parts."""
@@ -340,7 +353,7 @@ def _judge(
         replace(answers, probabilities=calibrated[None]), plan.classes, seed=plan.settings.seed
     )
     held = sets[np.arange(len(y)), y]
-    states = _find_states(plan, answers, parts, coverage, places)
+    states = _find_states(plan, answers, parts, coverage, decision, places)
     named = states == PRE_CLASSIFIED
     right = calibrated.argmax(axis=1) == y
     return {

@@ -191,8 +191,8 @@ def _tell_states(metrics: Mapping[str, Any]) -> str:
     unidentified = f"{metrics['unidentified']:.1%} of the cells"
     if "rejected" in metrics:
         return (
-            f"By the rules of use, with limits from cells not judged by them, {unidentified} stay "
-            f"*unidentified* and {metrics['rejected']:.1%} are *rejected*"
+            "By the rules of use, with limits from other cells where those suffice, "
+            f"{unidentified} stay *unidentified* and {metrics['rejected']:.1%} are *rejected*"
         )
     return (  # as it was counted before
         f"{unidentified} had no class or several in their set, or none likely enough, and stay "
